@@ -1,0 +1,259 @@
+//! What content may hold, whatever its framing: line ends, lengths, loops (R5321-14, -18, -20).
+
+use memchr::memchr2;
+
+use super::limits::{HEADER_OCTETS, RECEIVED_FIELDS, TEXT_LINE_OCTETS};
+use super::reply::Reply;
+
+/// Why content is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fault {
+    /// A CR or LF alone: somebody's end of line that is not everybody's is how a second message is
+    /// smuggled in.
+    BareLineEnd,
+    /// A header section without end.
+    HeaderTooLong,
+    /// A line of text without end.
+    LineTooLong,
+    /// More `Received` fields than any real way has.
+    Loop,
+    /// More octets than this server takes.
+    TooLarge,
+}
+
+impl Fault {
+    /// What the peer hears at the end of its content.
+    #[must_use]
+    pub fn reply(self) -> Reply {
+        match self {
+            Self::BareLineEnd => Reply::new(
+                550,
+                "5.6.0",
+                "Lines must end with CRLF; bare CR or LF refused",
+            ),
+            Self::HeaderTooLong => Reply::new(552, "5.3.4", "Header section too large"),
+            Self::LineTooLong => Reply::new(550, "5.6.0", "Line of text too long"),
+            Self::Loop => Reply::new(
+                554,
+                "5.4.6",
+                "Too many Received fields: the message is looping",
+            ),
+            Self::TooLarge => Reply::new(552, "5.3.4", "Message too large"),
+        }
+    }
+}
+
+/// Looks at content as it passes, in pieces of any size.
+#[derive(Debug)]
+pub struct Inspector {
+    octets: u64,
+    octets_max: u64,
+    eight_bit: bool,
+    after_cr: bool,
+    in_header: bool,
+    header_octets: usize,
+    line_octets: usize,
+    /// Octets of `received:` that this line has matched so far; `None` once it did not.
+    matched: Option<usize>,
+    received_fields: usize,
+}
+
+/// The header field that every server on the way adds.
+const RECEIVED: &[u8] = b"received:";
+
+impl Inspector {
+    /// An inspector for a message of at most `octets_max`.
+    #[must_use]
+    pub fn new(octets_max: u64) -> Self {
+        Self {
+            octets: 0,
+            octets_max,
+            eight_bit: false,
+            after_cr: false,
+            in_header: true,
+            header_octets: 0,
+            line_octets: 0,
+            matched: Some(0),
+            received_fields: 0,
+        }
+    }
+
+    /// Octets seen.
+    #[must_use]
+    pub fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    /// Whether an octet above 127 was seen.
+    #[must_use]
+    pub fn eight_bit(&self) -> bool {
+        self.eight_bit
+    }
+
+    /// Looks at the next piece.
+    ///
+    /// # Errors
+    /// The first [`Fault`] found.
+    pub fn look(&mut self, part: &[u8]) -> Result<(), Fault> {
+        self.octets += part.len() as u64;
+        if self.octets > self.octets_max {
+            return Err(Fault::TooLarge);
+        }
+        self.eight_bit = self.eight_bit || !part.is_ascii();
+        let mut rest = part;
+        if self.after_cr && !rest.is_empty() {
+            rest = rest.strip_prefix(b"\n").ok_or(Fault::BareLineEnd)?;
+            self.after_cr = false;
+            self.end_line();
+        }
+        while let Some(position) = memchr2(b'\r', b'\n', rest) {
+            self.text(&rest[..position])?;
+            match rest[position..] {
+                [b'\r', b'\n', ..] => self.end_line(),
+                [b'\r'] => {
+                    self.after_cr = true;
+                    return Ok(());
+                }
+                _ => return Err(Fault::BareLineEnd),
+            }
+            rest = &rest[position + 2..];
+        }
+        self.text(rest)
+    }
+
+    /// Says that the content is at its end.
+    ///
+    /// # Errors
+    /// [`Fault::BareLineEnd`] when the last octet was a CR.
+    pub fn end(&self) -> Result<(), Fault> {
+        if self.after_cr {
+            Err(Fault::BareLineEnd)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn text(&mut self, text: &[u8]) -> Result<(), Fault> {
+        self.line_octets += text.len();
+        if self.line_octets > TEXT_LINE_OCTETS {
+            return Err(Fault::LineTooLong);
+        }
+        if !self.in_header {
+            return Ok(());
+        }
+        self.header_octets += text.len();
+        if self.header_octets > HEADER_OCTETS {
+            return Err(Fault::HeaderTooLong);
+        }
+        let Some(matched) = self.matched else {
+            return Ok(());
+        };
+        let wanted = &RECEIVED[matched..];
+        let count = wanted.len().min(text.len());
+        if !text[..count].eq_ignore_ascii_case(&wanted[..count]) {
+            self.matched = None;
+        } else if count == wanted.len() {
+            self.matched = None;
+            self.received_fields += 1;
+            if self.received_fields > RECEIVED_FIELDS {
+                return Err(Fault::Loop);
+            }
+        } else {
+            self.matched = Some(matched + count);
+        }
+        Ok(())
+    }
+
+    fn end_line(&mut self) {
+        if self.line_octets == 0 {
+            self.in_header = false;
+        }
+        self.header_octets += 2;
+        self.line_octets = 0;
+        self.matched = Some(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inspect(content: &[u8], piece: usize) -> Result<Inspector, Fault> {
+        let mut inspector = Inspector::new(3 << 20);
+        for part in content.chunks(piece) {
+            inspector.look(part)?;
+        }
+        inspector.end()?;
+        Ok(inspector)
+    }
+
+    // covers: R5321-14
+    #[test]
+    fn bare_line_ends_are_found_in_any_split() {
+        let bad: [&[u8]; 7] = [
+            b"a\nb",
+            b"a\rb",
+            b"\r",
+            b"\n",
+            b"a\r\n\n",
+            b"a\r\r\n",
+            b"a\r\n\rb\r\n",
+        ];
+        for content in bad {
+            for piece in 1..=content.len() {
+                assert_eq!(
+                    inspect(content, piece).err(),
+                    Some(Fault::BareLineEnd),
+                    "{content:?}"
+                );
+            }
+        }
+        let good: [&[u8]; 4] = [b"", b"a", b"a\r\n", b"\r\n\r\na\0b\r\n"];
+        for content in good {
+            for piece in 1..=content.len().max(1) {
+                assert!(inspect(content, piece).is_ok(), "{content:?} by {piece}");
+            }
+        }
+    }
+
+    // covers: R5321-18
+    #[test]
+    fn more_than_a_hundred_received_fields_are_a_loop() {
+        let way =
+            |count: usize| "RECEIVED: from a\r\n by b\r\n".repeat(count) + "\r\nReceived: body\r\n";
+        for piece in [1, 7, 1000] {
+            assert!(inspect(way(RECEIVED_FIELDS).as_bytes(), piece).is_ok());
+            assert_eq!(
+                inspect(way(RECEIVED_FIELDS + 1).as_bytes(), piece).err(),
+                Some(Fault::Loop)
+            );
+        }
+        let body = format!("Subject: x\r\n\r\n{}", "Received: y\r\n".repeat(200));
+        assert!(inspect(body.as_bytes(), 64).is_ok());
+    }
+
+    // covers: R5321-20
+    #[test]
+    fn lengths_are_bounded() {
+        let long = |count: usize| ["\r\n".as_bytes(), &vec![b'x'; count], b"\r\n"].concat();
+        assert!(inspect(&long(TEXT_LINE_OCTETS), 4096).is_ok());
+        assert_eq!(
+            inspect(&long(TEXT_LINE_OCTETS + 1), 4096).err(),
+            Some(Fault::LineTooLong)
+        );
+        let header = "X: 12345678901234567890\r\n".repeat(HEADER_OCTETS / 24);
+        assert_eq!(
+            inspect(header.as_bytes(), 4096).err(),
+            Some(Fault::HeaderTooLong)
+        );
+        let mut small = Inspector::new(3);
+        assert_eq!(small.look(b"abc"), Ok(()));
+        assert_eq!(small.look(b"d"), Err(Fault::TooLarge));
+    }
+
+    #[test]
+    fn eight_bit_is_noticed() {
+        assert!(!inspect(b"plain", 2).unwrap().eight_bit());
+        assert!(inspect("größe".as_bytes(), 2).unwrap().eight_bit());
+    }
+}

@@ -1,0 +1,512 @@
+//! The receiving side of SMTP: commands in, questions to the driver, replies out.
+//!
+//! The machine knows order, syntax, framing and limits. What it can not know, it asks: each
+//! [`Event::Mail`], [`Event::Recipient`], [`Event::Content`] and [`Event::EndOfMessage`] is answered once
+//! with [`Server::answer`], in the order asked. Answers may wait while the machine reads on through what
+//! the peer pipelined, so that a driver in lock-step with another server can pass a group of commands on
+//! in one flight; before [`Event::NeedInput`] is acted on, and before content flows, all must be answered.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::address::{ForwardPath, ReversePath};
+use super::bdat::Chunk;
+use super::command;
+use super::content::{Fault, Inspector};
+use super::data::{self, Framed};
+use super::extension::Extensions;
+use super::limits::COMMAND_LINE_OCTETS;
+use super::line::{Input, Line, Lines};
+use super::parameter::{MailParameters, RcptParameters};
+use super::reply::Reply;
+
+mod commands;
+
+/// What a server is, whoever connects.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Leads the greeting and the EHLO reply.
+    pub hostname: String,
+    /// The offer, apart from STARTTLS, which depends on the connection. `size` is the limit of a message.
+    pub extensions: Extensions,
+    /// Recipients of one transaction; more are refused one by one (R5321-21).
+    pub recipients_max: usize,
+    /// Refusals by the machine, and those that the driver counts, before 421.
+    pub errors_max: u32,
+    /// Characters that no local-part of a recipient may have: some server on the way might take them for a
+    /// route (R5321-7).
+    pub local_part_forbidden: String,
+}
+
+/// The default of [`Config::local_part_forbidden`].
+pub const LOCAL_PART_FORBIDDEN: &str = "%!@/\\|";
+
+/// Which of SMTP's two hellos the client said.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum HelloKind {
+    /// ESMTP
+    Ehlo,
+    /// RFC 821
+    Helo,
+}
+
+/// The client's hello.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Hello {
+    /// EHLO or HELO.
+    pub kind: HelloKind,
+    /// The name that the client gave itself.
+    pub name: String,
+}
+
+/// How content is framed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Framing {
+    /// `BDAT`; the octets of the whole content when the first chunk is the last.
+    Bdat {
+        /// Octets of the content, if known.
+        octets: Option<u64>,
+    },
+    /// `DATA`
+    Data,
+}
+
+/// What is known of content at its end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Summary {
+    /// Octets of content, framing undone.
+    pub octets: u64,
+    /// Whether any octet was above 127, whatever BODY said.
+    pub eight_bit: bool,
+}
+
+/// What the driver must do before the session can go on.
+#[derive(Debug, Eq, PartialEq)]
+#[must_use]
+pub enum Event<'a> {
+    /// Answer what was asked, send what is in the output, read, call again.
+    NeedInput,
+    /// Question: a transaction from this sender?
+    Mail(ReversePath, MailParameters),
+    /// Question: this recipient?
+    Recipient(ForwardPath, RcptParameters),
+    /// Question: may content come? 354 lets it, also for BDAT, where the peer does not see it.
+    Content(Framing),
+    /// Content, framing undone: pass it on, keep none of it.
+    Body(&'a [u8]),
+    /// Question: was the message taken? A positive answer means durable.
+    EndOfMessage(Summary),
+    /// The transaction is over without a message; forget what was taken of it. The machine itself answers;
+    /// the reply is there when its refusal is the reason.
+    Abandoned(Option<Reply>),
+    /// Send the output, shake hands, then call [`Server::tls_started`].
+    StartTls,
+    /// Send the output and close.
+    Closed,
+}
+
+/// A transaction from the MAIL that opened it on. Verdicts on its first commands may still be open.
+#[derive(Debug, Default)]
+struct Transaction {
+    number: u64,
+    smtputf8: bool,
+    accepted: usize,
+    asked: usize,
+    /// BDAT was used: DATA may not follow (RFC 3030 §2).
+    chunking: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Commands come.
+    Command,
+    /// The driver is asked whether content may come.
+    Asking(Body),
+    /// Content comes.
+    Content(Body),
+    /// Content comes and is dropped; the reply is due at its end.
+    Swallow(Body, Reply),
+    /// A STARTTLS was granted.
+    Handshake,
+    /// Say so once the answers are out, then nothing.
+    Closing,
+}
+
+#[derive(Debug)]
+struct Body {
+    framing: Decoder,
+    inspector: Inspector,
+    /// Octets dropped since the content was refused.
+    swallowed: u64,
+}
+
+impl Body {
+    fn new(framing: Decoder, inspector: Inspector) -> Self {
+        Self {
+            framing,
+            inspector,
+            swallowed: 0,
+        }
+    }
+}
+
+/// How the machine goes on after it looked at the input once.
+enum Step {
+    Again,
+    /// So many octets at the front of the input are content.
+    Body(usize),
+    Event(Event<'static>),
+}
+
+impl From<Option<Event<'static>>> for Step {
+    fn from(event: Option<Event<'static>>) -> Self {
+        event.map_or(Self::Again, Self::Event)
+    }
+}
+
+#[derive(Debug)]
+enum Decoder {
+    Bdat(Chunk),
+    Data(data::Decoder),
+}
+
+impl Decoder {
+    fn next(&mut self, input: &mut Input) -> Framed {
+        match self {
+            Self::Bdat(chunk) => chunk.next(input),
+            Self::Data(decoder) => decoder.next(input),
+        }
+    }
+
+    /// Whether its end is the end of the message too.
+    fn is_last(&self) -> bool {
+        match self {
+            Self::Bdat(chunk) => chunk.last,
+            Self::Data(_) => true,
+        }
+    }
+}
+
+/// A reply's place in the order of commands: known, or waiting for the driver.
+#[derive(Debug)]
+enum Slot {
+    Known(Reply),
+    Mail(u64),
+    Recipient(u64),
+    Content(u64),
+    EndOfMessage,
+}
+
+/// The receiving side of one connection.
+#[derive(Debug)]
+pub struct Server {
+    config: Arc<Config>,
+    tls: Tls,
+    hello: Option<Hello>,
+    lines: Lines,
+    state: State,
+    transaction: Option<Transaction>,
+    transactions: u64,
+    /// The last transaction whose MAIL was refused.
+    refused: Option<u64>,
+    /// A message in several BDAT chunks: what was seen of it so far.
+    between_chunks: Option<Inspector>,
+    slots: VecDeque<Slot>,
+    errors: u32,
+    /// Replies to be sent.
+    pub output: Vec<u8>,
+}
+
+/// Whether TLS is there, or could be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Tls {
+    /// The connection is encrypted.
+    Active,
+    /// STARTTLS is offered.
+    Offered,
+    /// There is no certificate, or it is not wanted here.
+    Unavailable,
+}
+
+impl Server {
+    /// A new session; its greeting is in the output.
+    #[must_use]
+    pub fn new(config: Arc<Config>, tls: Tls) -> Self {
+        let greeting = Reply::bare(220, format!("{} ESMTP", config.hostname));
+        let mut server = Self {
+            config,
+            tls,
+            hello: None,
+            lines: Lines::default(),
+            state: State::Command,
+            transaction: None,
+            transactions: 0,
+            refused: None,
+            between_chunks: None,
+            slots: VecDeque::new(),
+            errors: 0,
+            output: Vec::new(),
+        };
+        server.say(greeting);
+        server
+    }
+
+    /// The client's last hello.
+    #[must_use]
+    pub fn hello(&self) -> Option<&Hello> {
+        self.hello.as_ref()
+    }
+
+    /// Whether the connection is encrypted.
+    #[must_use]
+    pub fn tls(&self) -> Tls {
+        self.tls
+    }
+
+    /// Whether a question waits for its answer.
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
+        self.slots
+            .iter()
+            .any(|slot| !matches!(slot, Slot::Known(_)))
+    }
+
+    /// Whether the client is inside a transaction.
+    #[must_use]
+    pub fn in_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// What must happen next.
+    pub fn next<'a>(&mut self, input: &'a mut Input) -> Event<'a> {
+        loop {
+            let step = match self.state {
+                State::Handshake if !self.is_asking() => return Event::StartTls,
+                State::Closing if !self.is_asking() => return Event::Closed,
+                State::Asking(_) | State::Handshake | State::Closing => return Event::NeedInput,
+                State::Command => self.next_command(input),
+                State::Content(_) | State::Swallow(..) => self.next_content(input),
+            };
+            match step {
+                Step::Again => {}
+                Step::Body(count) => return Event::Body(input.take(count)),
+                Step::Event(event) => return event,
+            }
+        }
+    }
+
+    fn next_command(&mut self, input: &mut Input) -> Step {
+        match self.lines.next(input, COMMAND_LINE_OCTETS) {
+            Line::Incomplete => return Step::Event(Event::NeedInput),
+            Line::Control => self.refuse(Reply::new(
+                500,
+                "5.5.2",
+                "Commands are printable and end with CRLF",
+            )),
+            Line::TooLong => self.refuse(Reply::new(500, "5.5.2", "Line too long")),
+            Line::Text(line) => {
+                let line = command::split(line).map(|(verb, argument)| (verb, argument.to_owned()));
+                return self.command(line, input.is_empty()).into();
+            }
+        }
+        Step::Again
+    }
+
+    /// Answers the oldest open question. Nobody hears an answer after [`Server::close`].
+    pub fn answer(&mut self, reply: Reply) {
+        let Some(position) = self
+            .slots
+            .iter()
+            .position(|slot| !matches!(slot, Slot::Known(_)))
+        else {
+            return;
+        };
+        let reply = match self.slots[position] {
+            Slot::Mail(number) => self.answer_mail(number, reply),
+            Slot::Recipient(number) => self.answer_recipient(number, reply),
+            Slot::Content(number) => match self.answer_content(number, reply) {
+                Some(reply) => reply,
+                None => {
+                    self.slots.remove(position);
+                    return self.flush();
+                }
+            },
+            Slot::EndOfMessage | Slot::Known(_) => reply,
+        };
+        self.slots[position] = Slot::Known(reply);
+        self.flush();
+    }
+
+    /// Counts a refusal that was the driver's as an error of the client.
+    pub fn count_error(&mut self) {
+        self.errors += 1;
+        if self.errors > self.config.errors_max {
+            self.refuse_and_close(Reply::new(421, "4.7.0", "Too many errors, closing"));
+        }
+    }
+
+    /// Ends the session from the driver's side: `reply`, a 421, goes out, questions that are open stay
+    /// unanswered, and the next event is [`Event::Closed`].
+    pub fn close(&mut self, reply: Reply) {
+        if matches!(self.state, State::Closing) {
+            return;
+        }
+        self.slots.retain(|slot| matches!(slot, Slot::Known(_)));
+        self.refuse_and_close(reply);
+        self.transaction = None;
+    }
+
+    /// The handshake is done: all that was said before it is forgotten (RFC 3207 §4.2).
+    pub fn tls_started(&mut self) {
+        self.tls = Tls::Active;
+        self.hello = None;
+        self.lines = Lines::default();
+        self.state = State::Command;
+    }
+
+    fn say(&mut self, reply: Reply) {
+        self.slots.push_back(Slot::Known(reply));
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let Some(Slot::Known(reply)) = self.slots.front() {
+            reply.write(&mut self.output);
+            self.slots.pop_front();
+        }
+    }
+
+    fn refuse(&mut self, reply: Reply) {
+        self.say(reply);
+        self.count_error();
+    }
+
+    /// The last reply, behind those that are still due.
+    fn refuse_and_close(&mut self, reply: Reply) {
+        if !matches!(self.state, State::Closing) {
+            self.say(reply);
+            self.state = State::Closing;
+        }
+    }
+
+    fn answer_mail(&mut self, number: u64, reply: Reply) -> Reply {
+        if !reply.is_positive() {
+            self.refused = Some(number);
+        }
+        reply
+    }
+
+    fn answer_recipient(&mut self, number: u64, reply: Reply) -> Reply {
+        if self.refused == Some(number) {
+            return Reply::new(503, "5.5.1", "The sender was refused");
+        }
+        if let Some(transaction) = self
+            .transaction
+            .as_mut()
+            .filter(|transaction| transaction.number == number)
+        {
+            transaction.asked -= 1;
+            transaction.accepted += usize::from(reply.is_positive());
+        }
+        reply
+    }
+
+    /// The reply to DATA, or to a BDAT that is refused; `None` when a BDAT goes ahead.
+    fn answer_content(&mut self, number: u64, reply: Reply) -> Option<Reply> {
+        let State::Asking(body) = std::mem::replace(&mut self.state, State::Command) else {
+            return Some(reply);
+        };
+        let accepted = self
+            .transaction
+            .as_ref()
+            .map_or(0, |transaction| transaction.accepted);
+        let reply = if self.refused == Some(number) {
+            Reply::new(503, "5.5.1", "The sender was refused")
+        } else if accepted == 0 && reply.is_intermediate() {
+            commands::no_recipients()
+        } else {
+            reply
+        };
+        let bdat = matches!(body.framing, Decoder::Bdat(_));
+        if reply.is_intermediate() {
+            self.state = State::Content(body);
+            return (!bdat).then_some(reply);
+        }
+        if bdat {
+            self.state = State::Swallow(body, reply);
+            return None;
+        }
+        // RFC 5321 §4.1.1.4: DATA that was refused leaves the transaction as it was.
+        Some(reply)
+    }
+
+    /// Reads on inside the content.
+    fn next_content(&mut self, input: &mut Input) -> Step {
+        let octets_max = self.message_octets_max();
+        match &mut self.state {
+            State::Content(body) => match body.framing.next(input) {
+                Framed::NeedInput => Step::Event(Event::NeedInput),
+                Framed::End => self.end_of_content().into(),
+                Framed::Content(count) => match body.inspector.look(&input.bytes()[..count]) {
+                    Ok(()) => Step::Body(count),
+                    Err(fault) => {
+                        input.take(count);
+                        self.swallow(fault.reply()).into()
+                    }
+                },
+            },
+            State::Swallow(body, _) => match body.framing.next(input) {
+                Framed::NeedInput => Step::Event(Event::NeedInput),
+                Framed::End => self.end_of_swallowed().into(),
+                Framed::Content(count) => {
+                    input.take(count);
+                    body.swallowed += count as u64;
+                    if body.swallowed > octets_max.saturating_mul(2) {
+                        self.refuse_and_close(Fault::TooLarge.reply());
+                    }
+                    Step::Again
+                }
+            },
+            _ => Step::Again,
+        }
+    }
+
+    /// The content is refused, and dropped up to its true end: only there does the peer hear it.
+    fn swallow(&mut self, reply: Reply) -> Option<Event<'static>> {
+        if let State::Content(body) = std::mem::replace(&mut self.state, State::Command) {
+            self.state = State::Swallow(body, reply.clone());
+        }
+        self.abandon(Some(reply))
+    }
+
+    fn end_of_content(&mut self) -> Option<Event<'static>> {
+        let State::Content(body) = std::mem::replace(&mut self.state, State::Command) else {
+            return None;
+        };
+        if !body.framing.is_last() {
+            self.say(Reply::new(250, "2.0.0", "Chunk taken"));
+            self.between_chunks = Some(body.inspector);
+            return None;
+        }
+        if let Err(fault) = body.inspector.end() {
+            self.refuse(fault.reply());
+            return self.abandon(Some(fault.reply()));
+        }
+        self.transaction = None;
+        self.slots.push_back(Slot::EndOfMessage);
+        Some(Event::EndOfMessage(Summary {
+            octets: body.inspector.octets(),
+            eight_bit: body.inspector.eight_bit(),
+        }))
+    }
+
+    fn end_of_swallowed(&mut self) -> Option<Event<'static>> {
+        if let State::Swallow(_, reply) = std::mem::replace(&mut self.state, State::Command) {
+            self.refuse(reply);
+        }
+        self.abandon(None)
+    }
+}
+
+#[cfg(test)]
+mod tests;
