@@ -442,7 +442,6 @@ impl Server {
 
     /// Reads on inside the content.
     fn next_content(&mut self, input: &mut Input) -> Step {
-        let octets_max = self.message_octets_max();
         match &mut self.state {
             State::Content(body) => match body.framing.next(input) {
                 Framed::NeedInput => Step::Event(Event::NeedInput),
@@ -461,9 +460,7 @@ impl Server {
                 Framed::Content(count) => {
                     input.take(count);
                     body.swallowed += count as u64;
-                    if body.swallowed > octets_max.saturating_mul(2) {
-                        self.refuse_and_close(Fault::TooLarge.reply());
-                    }
+                    self.bound_swallowing();
                     Step::Again
                 }
             },
@@ -473,10 +470,23 @@ impl Server {
 
     /// The content is refused, and dropped up to its true end: only there does the peer hear it.
     fn swallow(&mut self, reply: Reply) -> Option<Event<'static>> {
-        if let State::Content(body) = std::mem::replace(&mut self.state, State::Command) {
+        if let State::Content(mut body) = std::mem::replace(&mut self.state, State::Command) {
+            body.swallowed = body.inspector.octets();
             self.state = State::Swallow(body, reply.clone());
+            self.bound_swallowing();
         }
         self.abandon(Some(reply))
+    }
+
+    /// A client that sends more than twice the limit will not listen either (R5321-21).
+    fn bound_swallowing(&mut self) {
+        let octets_max = self.message_octets_max();
+        if let State::Swallow(body, reply) = &self.state {
+            if body.swallowed > octets_max.saturating_mul(2) {
+                let reply = reply.clone();
+                self.refuse_and_close(reply);
+            }
+        }
     }
 
     fn end_of_content(&mut self) -> Option<Event<'static>> {
