@@ -28,11 +28,33 @@ mod tests {
 
     #[test]
     fn only_canonical_base64_is_decoded() {
-        for (text, octets) in [("", ""), ("AA==", "\0"), ("Zm9v", "foo"), ("Zm9vYg==", "foob")] {
-            assert_eq!(decode(text.as_bytes()).as_deref(), Some(octets.as_bytes()), "{text:?}");
+        for (text, octets) in [
+            ("", ""),
+            ("AA==", "\0"),
+            ("Zm9v", "foo"),
+            ("Zm9vYg==", "foob"),
+        ] {
+            assert_eq!(
+                decode(text.as_bytes()).as_deref(),
+                Some(octets.as_bytes()),
+                "{text:?}"
+            );
             assert_eq!(encode(octets.as_bytes()), text);
         }
-        for text in ["=", "A", "AA", "AA=", "AB==", "Zm 9v", "Zm9v\r", "Zm9v=", "====", "Zm9-", "Zm9vYg==Zm9v", "\u{e9}"] {
+        for text in [
+            "=",
+            "A",
+            "AA",
+            "AA=",
+            "AB==",
+            "Zm 9v",
+            "Zm9v\r",
+            "Zm9v=",
+            "====",
+            "Zm9-",
+            "Zm9vYg==Zm9v",
+            "\u{e9}",
+        ] {
             assert_eq!(decode(text.as_bytes()), None, "{text:?}");
         }
     }

@@ -70,7 +70,10 @@ pub struct Client {
 enum State {
     /// All was said with the initial response.
     Spoken,
-    CramMd5 { user: String, secret: SecretString },
+    CramMd5 {
+        user: String,
+        secret: SecretString,
+    },
     /// The response to the only challenge was given.
     Responded,
     Scram(scram::Client),
@@ -81,7 +84,11 @@ impl Client {
     ///
     /// # Errors
     /// There is none, or the credentials cannot be used.
-    pub fn choose(offered: &[Mechanism], settings: &ClientSettings, context: &ClientContext) -> Result<Self, ClientError> {
+    pub fn choose(
+        offered: &[Mechanism],
+        settings: &ClientSettings,
+        context: &ClientContext,
+    ) -> Result<Self, ClientError> {
         let mechanism = Mechanism::ALL
             .into_iter()
             .filter(|mechanism| *mechanism <= settings.weakest && offered.contains(mechanism))
@@ -108,7 +115,9 @@ impl Client {
     /// The challenge is not acceptable; the exchange must be cancelled.
     pub fn step(&mut self, challenge: &[u8]) -> Result<Vec<u8>, ClientError> {
         match std::mem::replace(&mut self.state, State::Responded) {
-            State::CramMd5 { user, secret } => Ok(cram_md5::respond(&user, &secret, challenge).into_bytes()),
+            State::CramMd5 { user, secret } => {
+                Ok(cram_md5::respond(&user, &secret, challenge).into_bytes())
+            }
             State::Scram(mut exchange) => {
                 let response = exchange.step(challenge);
                 self.state = State::Scram(exchange);
@@ -128,27 +137,52 @@ impl Client {
         }
     }
 
-    fn start(mechanism: Mechanism, credentials: &ClientCredentials, context: &ClientContext) -> Result<Self, ClientError> {
+    fn start(
+        mechanism: Mechanism,
+        credentials: &ClientCredentials,
+        context: &ClientContext,
+    ) -> Result<Self, ClientError> {
         let user = &credentials.user;
         let secret = credentials.secret.clone().unwrap_or_default();
         let (state, initial) = match mechanism {
             Mechanism::External => (State::Spoken, Some(Vec::new())),
             Mechanism::ScramSha256Plus | Mechanism::ScramSha256 => {
-                let (exchange, initial) = scram::Client::new(user, &secret, base64::encode_unpadded(&context.nonce), &binding(mechanism, context))?;
+                let (exchange, initial) = scram::Client::new(
+                    user,
+                    &secret,
+                    base64::encode_unpadded(&context.nonce),
+                    &binding(mechanism, context),
+                )?;
                 (State::Scram(exchange), Some(initial))
             }
-            Mechanism::CramMd5 => (State::CramMd5 { user: user.clone(), secret }, None),
+            Mechanism::CramMd5 => (
+                State::CramMd5 {
+                    user: user.clone(),
+                    secret,
+                },
+                None,
+            ),
             Mechanism::Plain => (State::Spoken, Some(plain::message(user, &secret)?)),
         };
-        Ok(Self { mechanism, initial, state })
+        Ok(Self {
+            mechanism,
+            initial,
+            state,
+        })
     }
 }
 
 /// Whether we have what the mechanism needs, and may show it on this connection.
-fn is_possible(mechanism: Mechanism, credentials: &ClientCredentials, context: &ClientContext) -> bool {
+fn is_possible(
+    mechanism: Mechanism,
+    credentials: &ClientCredentials,
+    context: &ClientContext,
+) -> bool {
     match mechanism {
         Mechanism::External => context.tls && credentials.certificate,
-        Mechanism::ScramSha256Plus => credentials.secret.is_some() && context.channel_binding.is_some(),
+        Mechanism::ScramSha256Plus => {
+            credentials.secret.is_some() && context.channel_binding.is_some()
+        }
         Mechanism::ScramSha256 | Mechanism::CramMd5 => credentials.secret.is_some(),
         // RFC 4616 §6: never in clear.
         Mechanism::Plain => credentials.secret.is_some() && context.tls,

@@ -15,21 +15,29 @@ const DIGEST_DIGITS: usize = 32;
 
 /// `<random.time@host>`, RFC 2195 §2: never the same twice.
 pub(super) fn challenge(context: &ServerContext, fresh: &Fresh) -> String {
-    format!("<{}.{}@{}>", hexadecimal(&fresh.nonce), fresh.unix_seconds, context.hostname)
+    format!(
+        "<{}.{}@{}>",
+        hexadecimal(&fresh.nonce),
+        fresh.unix_seconds,
+        context.hostname
+    )
 }
 
 /// The server's verdict on `user SP digest`.
-pub(super) fn check(response: &[u8], challenge: &str, context: &ServerContext, credentials: &dyn Credentials) -> ServerStep {
+pub(super) fn check(response: &[u8], challenge: &str, credentials: &dyn Credentials) -> ServerStep {
     let Some((user, digest)) = parse(response) else {
         return ServerStep::failure(None, Failure::Malformed);
     };
-    let decoy = context.decoy_key.secret(user);
+    let decoy = credentials.decoy_key().secret(user);
     let (secret, known) = match credentials.cram_md5_secret(user) {
         Err(_) => return ServerStep::Unavailable,
         Ok(Some(secret)) => (secret, true),
         Ok(None) => (decoy, false),
     };
-    let proven = equal_in_constant_time(keyed_digest(&secret, challenge.as_bytes()).as_bytes(), digest.as_bytes());
+    let proven = equal_in_constant_time(
+        keyed_digest(&secret, challenge.as_bytes()).as_bytes(),
+        digest.as_bytes(),
+    );
     match (known, proven) {
         (true, true) => ServerStep::Success(user.to_owned()),
         (true, false) => ServerStep::failure(Some(user.to_owned()), Failure::WrongSecret),
@@ -40,7 +48,10 @@ pub(super) fn check(response: &[u8], challenge: &str, context: &ServerContext, c
 /// The digest has 32 lower-case digits; the user is all that stands before the last space (it may hold spaces itself).
 fn parse(response: &[u8]) -> Option<(&str, &str)> {
     let (user, digest) = std::str::from_utf8(response).ok()?.rsplit_once(' ')?;
-    let is_digest = digest.len() == DIGEST_DIGITS && digest.bytes().all(|octet| matches!(octet, b'0'..=b'9' | b'a'..=b'f'));
+    let is_digest = digest.len() == DIGEST_DIGITS
+        && digest
+            .bytes()
+            .all(|octet| matches!(octet, b'0'..=b'9' | b'a'..=b'f'));
     (is_digest && !user.is_empty() && !user.contains('\0')).then_some((user, digest))
 }
 
@@ -50,7 +61,8 @@ pub(super) fn respond(user: &str, secret: &SecretString, challenge: &[u8]) -> St
 }
 
 fn keyed_digest(secret: &SecretString, challenge: &[u8]) -> String {
-    let mut mac = Hmac::<Md5>::new_from_slice(secret.expose_secret().as_bytes()).expect("HMAC takes a key of any length");
+    let mut mac = Hmac::<Md5>::new_from_slice(secret.expose_secret().as_bytes())
+        .expect("HMAC takes a key of any length");
     mac.update(challenge);
     hexadecimal(&mac.finalize().into_bytes())
 }
@@ -58,10 +70,13 @@ fn keyed_digest(secret: &SecretString, challenge: &[u8]) -> String {
 fn hexadecimal(octets: &[u8]) -> String {
     use std::fmt::Write as _;
 
-    octets.iter().fold(String::with_capacity(octets.len() * 2), |mut text, octet| {
-        let _ = write!(text, "{octet:02x}");
-        text
-    })
+    octets.iter().fold(
+        String::with_capacity(octets.len() * 2),
+        |mut text, octet| {
+            let _ = write!(text, "{octet:02x}");
+            text
+        },
+    )
 }
 
 #[cfg(test)]
@@ -71,7 +86,11 @@ mod tests {
     // covers: R2195-1
     #[test]
     fn example_of_the_rfc() {
-        let response = respond("tim", &"tanstaaftanstaaf".into(), b"<1896.697170952@postoffice.reston.mci.net>");
+        let response = respond(
+            "tim",
+            &"tanstaaftanstaaf".into(),
+            b"<1896.697170952@postoffice.reston.mci.net>",
+        );
         assert_eq!(response, "tim b913a602c7eda7a495b4e6e7334d3890");
     }
 
@@ -79,8 +98,14 @@ mod tests {
     #[test]
     fn malformed_responses_are_told_apart_from_wrong_ones() {
         let digest = "b913a602c7eda7a495b4e6e7334d3890";
-        assert_eq!(parse(format!("tim {digest}").as_bytes()), Some(("tim", digest)));
-        assert_eq!(parse(format!("two words {digest}").as_bytes()), Some(("two words", digest)));
+        assert_eq!(
+            parse(format!("tim {digest}").as_bytes()),
+            Some(("tim", digest))
+        );
+        assert_eq!(
+            parse(format!("two words {digest}").as_bytes()),
+            Some(("two words", digest))
+        );
         for response in [
             String::new(),
             "tim".into(),
@@ -94,6 +119,9 @@ mod tests {
         ] {
             assert_eq!(parse(response.as_bytes()), None, "{response:?}");
         }
-        assert_eq!(parse(&[b"\xff ".as_slice(), digest.as_bytes()].concat()), None);
+        assert_eq!(
+            parse(&[b"\xff ".as_slice(), digest.as_bytes()].concat()),
+            None
+        );
     }
 }

@@ -6,7 +6,11 @@ use super::{
 };
 
 /// The whole of the server's part. The message is the authorisation identity: empty, or the account itself.
-pub(super) fn check(message: &[u8], context: &ServerContext, credentials: &dyn Credentials) -> ServerStep {
+pub(super) fn check(
+    message: &[u8],
+    context: &ServerContext,
+    credentials: &dyn Credentials,
+) -> ServerStep {
     let Ok(authzid) = std::str::from_utf8(message) else {
         return ServerStep::failure(None, Failure::Malformed);
     };
@@ -20,7 +24,9 @@ pub(super) fn check(message: &[u8], context: &ServerContext, credentials: &dyn C
     match credentials.account_of_certificate(pin) {
         Err(_) => ServerStep::Unavailable,
         Ok(None) => ServerStep::failure(tried, Failure::NoCertificate),
-        Ok(Some(account)) if authzid.is_empty() || authzid == account => ServerStep::Success(account),
+        Ok(Some(account)) if authzid.is_empty() || authzid == account => {
+            ServerStep::Success(account)
+        }
         Ok(Some(_)) => ServerStep::failure(tried, Failure::Impersonation),
     }
 }

@@ -19,7 +19,9 @@ use zeroize::Zeroizing;
 
 pub use client::{Client, ClientContext, ClientCredentials, ClientError, ClientSettings};
 pub use scram::{InvalidVerifier, ScramVerifier};
-pub use server::{Credentials, DecoyKey, Failure, Fresh, Server, ServerContext, ServerStep, Unavailable};
+pub use server::{
+    Credentials, DecoyKey, Failure, Fresh, Server, ServerContext, ServerStep, Unavailable,
+};
 
 /// Octets of randomness in a nonce: 144 bits, which are 24 characters of base64 without padding (RFC 5802 §5.1, RFC 2195 §2).
 pub const NONCE_OCTETS: usize = 18;
@@ -44,7 +46,13 @@ pub enum Mechanism {
 
 impl Mechanism {
     /// All of them, strongest first.
-    pub const ALL: [Self; 5] = [Self::External, Self::ScramSha256Plus, Self::ScramSha256, Self::CramMd5, Self::Plain];
+    pub const ALL: [Self; 5] = [
+        Self::External,
+        Self::ScramSha256Plus,
+        Self::ScramSha256,
+        Self::CramMd5,
+        Self::Plain,
+    ];
 
     /// The name in the registry of IANA, as `AUTH` lists it.
     #[must_use]
@@ -61,7 +69,9 @@ impl Mechanism {
     /// The mechanism of that name, in any case (RFC 4954 §4 compares without case).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|mechanism| mechanism.name().eq_ignore_ascii_case(name))
+        Self::ALL
+            .into_iter()
+            .find(|mechanism| mechanism.name().eq_ignore_ascii_case(name))
     }
 
     /// Whether the client speaks first. Only CRAM-MD5 begins with the server, so it takes no initial response.

@@ -5,15 +5,15 @@ use zeroize::Zeroizing;
 
 use super::{
     Failure, Unpreparable, prepare,
-    server::{Credentials, ServerContext, ServerStep, verifier_of},
+    server::{Credentials, ServerStep, verifier_of},
 };
 
 /// The whole of the server's part: one message, checked against the SCRAM verifier. Runs PBKDF2.
-pub(super) fn check(message: &[u8], context: &ServerContext, credentials: &dyn Credentials) -> ServerStep {
+pub(super) fn check(message: &[u8], credentials: &dyn Credentials) -> ServerStep {
     let Some((user, secret)) = parse(message) else {
         return ServerStep::failure(None, Failure::Malformed);
     };
-    let found = match verifier_of(&user, context, credentials) {
+    let found = match verifier_of(&user, credentials) {
         Ok(found) => found,
         Err(step) => return step,
     };

@@ -32,6 +32,9 @@ pub trait Credentials {
     /// # Errors
     /// As for [`Self::scram_verifier`].
     fn account_of_certificate(&self, pin: &str) -> Result<Option<String>, Unavailable>;
+
+    /// Makes up the users that do not exist: one key as long as the process lives.
+    fn decoy_key(&self) -> &DecoyKey;
 }
 
 /// The store of accounts cannot be asked now.
@@ -50,8 +53,6 @@ pub struct ServerContext {
     pub channel_bindings: Vec<ChannelBinding>,
     /// Whether SCRAM-SHA-256-PLUS was offered, so that a client that was told otherwise is noticed (RFC 5802 §6).
     pub plus_offered: bool,
-    /// Makes up the users that do not exist.
-    pub decoy_key: DecoyKey,
 }
 
 /// Randomness and time for one exchange.
@@ -142,8 +143,14 @@ impl Server {
     pub fn start(mechanism: Mechanism, context: ServerContext, fresh: Fresh) -> Self {
         let state = match mechanism {
             Mechanism::External => State::External,
-            Mechanism::ScramSha256Plus => State::Scram(scram::Server::new(Channel::Bound, base64::encode_unpadded(&fresh.nonce))),
-            Mechanism::ScramSha256 => State::Scram(scram::Server::new(Channel::Unbound, base64::encode_unpadded(&fresh.nonce))),
+            Mechanism::ScramSha256Plus => State::Scram(scram::Server::new(
+                Channel::Bound,
+                base64::encode_unpadded(&fresh.nonce),
+            )),
+            Mechanism::ScramSha256 => State::Scram(scram::Server::new(
+                Channel::Unbound,
+                base64::encode_unpadded(&fresh.nonce),
+            )),
             Mechanism::CramMd5 => State::CramMd5Start(fresh),
             Mechanism::Plain => State::Plain,
         };
@@ -155,14 +162,14 @@ impl Server {
         let state = std::mem::replace(&mut self.state, State::Over);
         match state {
             State::External => external::check(response, &self.context, credentials),
-            State::Plain => plain::check(response, &self.context, credentials),
+            State::Plain => plain::check(response, credentials),
             State::CramMd5Start(fresh) if response.is_empty() => {
                 let challenge = cram_md5::challenge(&self.context, &fresh);
                 self.state = State::CramMd5(challenge.clone());
                 ServerStep::Challenge(challenge.into_bytes())
             }
             State::CramMd5Start(_) | State::Over => ServerStep::failure(None, Failure::Malformed),
-            State::CramMd5(challenge) => cram_md5::check(response, &challenge, &self.context, credentials),
+            State::CramMd5(challenge) => cram_md5::check(response, &challenge, credentials),
             State::Scram(mut exchange) => {
                 let step = exchange.step(response, &self.context, credentials);
                 if matches!(step, ServerStep::Challenge(_)) {
@@ -181,12 +188,18 @@ pub(super) struct Found {
 }
 
 /// The verifier of the user, or a decoy. The decoy is made in either case, so that the way here takes the same time.
-pub(super) fn verifier_of(user: &str, context: &ServerContext, credentials: &dyn Credentials) -> Result<Found, ServerStep> {
-    let decoy = context.decoy_key.verifier(user);
+pub(super) fn verifier_of(user: &str, credentials: &dyn Credentials) -> Result<Found, ServerStep> {
+    let decoy = credentials.decoy_key().verifier(user);
     match credentials.scram_verifier(user) {
         Err(Unavailable) => Err(ServerStep::Unavailable),
-        Ok(Some(verifier)) => Ok(Found { verifier, known: true }),
-        Ok(None) => Ok(Found { verifier: decoy, known: false }),
+        Ok(Some(verifier)) => Ok(Found {
+            verifier,
+            known: true,
+        }),
+        Ok(None) => Ok(Found {
+            verifier: decoy,
+            known: false,
+        }),
     }
 }
 
@@ -205,7 +218,11 @@ impl DecoyKey {
     /// A verifier that no secret fits, with the shape and the cost of those that `account add` makes.
     fn verifier(&self, user: &str) -> ScramVerifier {
         let salt = self.derive("salt", user);
-        ScramVerifier::from_keys(&salt.as_ref()[..SALT_OCTETS], self.octets("stored key", user), self.octets("server key", user))
+        ScramVerifier::from_keys(
+            &salt.as_ref()[..SALT_OCTETS],
+            self.octets("stored key", user),
+            self.octets("server key", user),
+        )
     }
 
     pub(super) fn secret(&self, user: &str) -> SecretString {

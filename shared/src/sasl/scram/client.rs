@@ -7,7 +7,9 @@ use super::{
     message::{self, ServerFirst, escape},
     verifier::Keys,
 };
-use crate::sasl::{ChannelBinding, ClientError, Unpreparable, base64, equal_in_constant_time, prepare};
+use crate::sasl::{
+    ChannelBinding, ClientError, Unpreparable, base64, equal_in_constant_time, prepare,
+};
 
 /// What the client says about channel binding (RFC 5802 §6).
 #[derive(Debug)]
@@ -35,7 +37,9 @@ pub(in crate::sasl) struct Client {
 #[derive(Debug)]
 enum State {
     First,
-    Final { server_signature: Key },
+    Final {
+        server_signature: Key,
+    },
     /// The server has proven that it knows the verifier.
     Proven,
     Failed,
@@ -43,7 +47,12 @@ enum State {
 
 impl Client {
     /// An exchange, and the initial response.
-    pub(in crate::sasl) fn new(user: &str, secret: &SecretString, nonce: String, binding: &Binding) -> Result<(Self, Vec<u8>), Unpreparable> {
+    pub(in crate::sasl) fn new(
+        user: &str,
+        secret: &SecretString,
+        nonce: String,
+        binding: &Binding,
+    ) -> Result<(Self, Vec<u8>), Unpreparable> {
         let (header, data): (String, &[u8]) = match binding {
             Binding::Unsupported => ("n,,".into(), &[]),
             Binding::NotOffered => ("y,,".into(), &[]),
@@ -53,7 +62,16 @@ impl Client {
         let secret = SecretString::from(prepare(secret.expose_secret())?.as_str());
         let initial = format!("{header}{bare}").into_bytes();
         let binding = [header.as_bytes(), data].concat();
-        Ok((Self { secret, nonce, binding, bare, state: State::First }, initial))
+        Ok((
+            Self {
+                secret,
+                nonce,
+                binding,
+                bare,
+                state: State::First,
+            },
+            initial,
+        ))
     }
 
     /// Takes a challenge, gives the response. Runs PBKDF2 for the first one.
@@ -61,7 +79,8 @@ impl Client {
         match std::mem::replace(&mut self.state, State::Failed) {
             State::First => self.prove(challenge),
             State::Final { server_signature } => {
-                let signature = message::parse_server_final(challenge).ok_or(ClientError::Malformed)?;
+                let signature =
+                    message::parse_server_final(challenge).ok_or(ClientError::Malformed)?;
                 if !equal_in_constant_time(&signature, &server_signature) {
                     return Err(ClientError::ServerNotProven);
                 }
@@ -80,18 +99,30 @@ impl Client {
     fn prove(&mut self, challenge: &[u8]) -> Result<Vec<u8>, ClientError> {
         let server_first = ServerFirst::parse(challenge).ok_or(ClientError::Malformed)?;
         // Our nonce and something of the server's: else it is a replay of somebody else's exchange.
-        if !server_first.nonce.strip_prefix(&self.nonce).is_some_and(|added| !added.is_empty()) {
+        if !server_first
+            .nonce
+            .strip_prefix(&self.nonce)
+            .is_some_and(|added| !added.is_empty())
+        {
             return Err(ClientError::Malformed);
         }
-        let iterations = server_first.iterations.filter(|number| (ITERATIONS_MIN..=ITERATIONS_MAX).contains(number));
+        let iterations = server_first
+            .iterations
+            .filter(|number| (ITERATIONS_MIN..=ITERATIONS_MAX).contains(number));
         let iterations = iterations.ok_or(ClientError::Iterations)?;
         let keys = Keys::derive(self.secret.expose_secret(), &server_first.salt, iterations);
-        let without_proof = format!("c={},r={}", base64::encode(&self.binding), server_first.nonce);
+        let without_proof = format!(
+            "c={},r={}",
+            base64::encode(&self.binding),
+            server_first.nonce
+        );
         let server_first = std::str::from_utf8(challenge).map_err(|_| ClientError::Malformed)?;
         let signed = format!("{},{server_first},{without_proof}", self.bare);
         let client_signature = keyed(&hashed(keys.client_key.as_slice()), signed.as_bytes());
         let proof = exclusive_or(&keys.client_key, &client_signature);
-        self.state = State::Final { server_signature: keyed(keys.server_key.as_slice(), signed.as_bytes()) };
+        self.state = State::Final {
+            server_signature: keyed(keys.server_key.as_slice(), signed.as_bytes()),
+        };
         Ok(format!("{without_proof},p={}", base64::encode(&proof)).into_bytes())
     }
 }

@@ -35,7 +35,10 @@ impl<'a> ClientFirst<'a> {
         let flag = match flag {
             "n" => BindingFlag::Unsupported,
             "y" => BindingFlag::NotOffered,
-            _ => BindingFlag::Used(flag.strip_prefix("p=").filter(|name| is_binding_name(name))?),
+            _ => BindingFlag::Used(
+                flag.strip_prefix("p=")
+                    .filter(|name| is_binding_name(name))?,
+            ),
         };
         let authorization = match authorization {
             "" => None,
@@ -44,8 +47,18 @@ impl<'a> ClientFirst<'a> {
         // A mandatory extension (`m=`) where the user is due is one that we do not know: not a match, so refused.
         let mut attributes = bare.split(',');
         let user = unescape(attributes.next()?.strip_prefix("n=")?)?;
-        let nonce = attributes.next()?.strip_prefix("r=").filter(|nonce| is_nonce(nonce))?;
-        attributes.all(is_extension).then_some(Self { gs2_header, flag, authorization, bare, user, nonce })
+        let nonce = attributes
+            .next()?
+            .strip_prefix("r=")
+            .filter(|nonce| is_nonce(nonce))?;
+        attributes.all(is_extension).then_some(Self {
+            gs2_header,
+            flag,
+            authorization,
+            bare,
+            user,
+            nonce,
+        })
     }
 }
 
@@ -61,10 +74,21 @@ pub(super) struct ServerFirst<'a> {
 impl<'a> ServerFirst<'a> {
     pub(super) fn parse(message: &'a [u8]) -> Option<Self> {
         let mut attributes = text(message)?.split(',');
-        let nonce = attributes.next()?.strip_prefix("r=").filter(|nonce| is_nonce(nonce))?;
-        let salt = base64::decode(attributes.next()?.strip_prefix("s=")?.as_bytes()).filter(|salt| !salt.is_empty())?;
-        let iterations = attributes.next()?.strip_prefix("i=").filter(|number| is_positive_number(number))?;
-        attributes.all(is_extension).then(|| Self { nonce, salt, iterations: iterations.parse().ok() })
+        let nonce = attributes
+            .next()?
+            .strip_prefix("r=")
+            .filter(|nonce| is_nonce(nonce))?;
+        let salt = base64::decode(attributes.next()?.strip_prefix("s=")?.as_bytes())
+            .filter(|salt| !salt.is_empty())?;
+        let iterations = attributes
+            .next()?
+            .strip_prefix("i=")
+            .filter(|number| is_positive_number(number))?;
+        attributes.all(is_extension).then(|| Self {
+            nonce,
+            salt,
+            iterations: iterations.parse().ok(),
+        })
     }
 }
 
@@ -85,8 +109,16 @@ impl<'a> ClientFinal<'a> {
         let proof = base64::decode(proof.as_bytes())?;
         let mut attributes = without_proof.split(',');
         let binding = base64::decode(attributes.next()?.strip_prefix("c=")?.as_bytes())?;
-        let nonce = attributes.next()?.strip_prefix("r=").filter(|nonce| is_nonce(nonce))?;
-        attributes.all(is_extension).then_some(Self { binding, nonce, without_proof, proof })
+        let nonce = attributes
+            .next()?
+            .strip_prefix("r=")
+            .filter(|nonce| is_nonce(nonce))?;
+        attributes.all(is_extension).then_some(Self {
+            binding,
+            nonce,
+            without_proof,
+            proof,
+        })
     }
 }
 
@@ -106,7 +138,10 @@ fn unescape(name: &str) -> Option<String> {
     let mut parts = name.split('=');
     let mut plain = parts.next()?.to_owned();
     for part in parts {
-        let (sign, rest) = part.strip_prefix("2C").map(|rest| (',', rest)).or_else(|| part.strip_prefix("3D").map(|rest| ('=', rest)))?;
+        let (sign, rest) = part
+            .strip_prefix("2C")
+            .map(|rest| (',', rest))
+            .or_else(|| part.strip_prefix("3D").map(|rest| ('=', rest)))?;
         plain.push(sign);
         plain.push_str(rest);
     }
@@ -115,7 +150,9 @@ fn unescape(name: &str) -> Option<String> {
 
 /// Every value is UTF-8 without NUL.
 fn text(message: &[u8]) -> Option<&str> {
-    std::str::from_utf8(message).ok().filter(|text| !text.contains('\0'))
+    std::str::from_utf8(message)
+        .ok()
+        .filter(|text| !text.contains('\0'))
 }
 
 /// `nonce = "r=" c-nonce [s-nonce]`: printable ASCII; the comma is gone by then.
@@ -125,16 +162,24 @@ fn is_nonce(nonce: &str) -> bool {
 
 /// `cb-name = 1*(ALPHA / DIGIT / "." / "-")`.
 fn is_binding_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-'))
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-'))
 }
 
 /// `posit-number`: no leading zero.
 fn is_positive_number(number: &str) -> bool {
-    number.bytes().all(|octet| octet.is_ascii_digit()) && matches!(number.bytes().next(), Some(b'1'..=b'9'))
+    number.bytes().all(|octet| octet.is_ascii_digit())
+        && matches!(number.bytes().next(), Some(b'1'..=b'9'))
 }
 
 /// `attr-val`, an optional extension, which is ignored. A mandatory one (`m=`) must not be (RFC 5802 §5.1).
 fn is_extension(attribute: &str) -> bool {
     let mut octets = attribute.bytes();
-    octets.next().is_some_and(|name| name.is_ascii_alphabetic() && name != b'm') && octets.next() == Some(b'=') && octets.next().is_some()
+    octets
+        .next()
+        .is_some_and(|name| name.is_ascii_alphabetic() && name != b'm')
+        && octets.next() == Some(b'=')
+        && octets.next().is_some()
 }

@@ -49,12 +49,23 @@ struct Pending {
 impl Server {
     /// An exchange with our part of the nonce.
     pub(in crate::sasl) const fn new(channel: Channel, nonce: String) -> Self {
-        Self { channel, nonce, state: State::First }
+        Self {
+            channel,
+            nonce,
+            state: State::First,
+        }
     }
 
-    pub(in crate::sasl) fn step(&mut self, response: &[u8], context: &ServerContext, credentials: &dyn Credentials) -> ServerStep {
+    pub(in crate::sasl) fn step(
+        &mut self,
+        response: &[u8],
+        context: &ServerContext,
+        credentials: &dyn Credentials,
+    ) -> ServerStep {
         match std::mem::replace(&mut self.state, State::Over) {
-            State::First => self.first(response, context, credentials).unwrap_or_else(|step| step),
+            State::First => self
+                .first(response, context, credentials)
+                .unwrap_or_else(|step| step),
             State::Final(pending) => self.last(response, &pending),
             State::Agreement(user) if response.is_empty() => ServerStep::Success(user),
             State::Agreement(user) => ServerStep::failure(Some(user), Failure::Malformed),
@@ -62,29 +73,57 @@ impl Server {
         }
     }
 
-    fn first(&mut self, response: &[u8], context: &ServerContext, credentials: &dyn Credentials) -> Result<ServerStep, ServerStep> {
+    fn first(
+        &mut self,
+        response: &[u8],
+        context: &ServerContext,
+        credentials: &dyn Credentials,
+    ) -> Result<ServerStep, ServerStep> {
         let malformed = || ServerStep::failure(None, Failure::Malformed);
         let message = ClientFirst::parse(response).ok_or_else(malformed)?;
         let user = prepare(&message.user).map_err(|_| malformed())?.to_string();
-        if message.authorization.as_ref().is_some_and(|other| *other != user) {
+        if message
+            .authorization
+            .as_ref()
+            .is_some_and(|other| *other != user)
+        {
             return Err(ServerStep::failure(Some(user), Failure::Impersonation));
         }
         let Some(data) = self.binding_data(message.flag, context) else {
             return Err(ServerStep::failure(Some(user), Failure::ChannelBinding));
         };
-        let Found { verifier, known } = verifier_of(&user, context, credentials)?;
+        let Found { verifier, known } = verifier_of(&user, credentials)?;
         let nonce = format!("{}{}", message.nonce, self.nonce);
-        let challenge = format!("r={nonce},s={},i={}", base64::encode(verifier.salt()), verifier.iterations());
+        let challenge = format!(
+            "r={nonce},s={},i={}",
+            base64::encode(verifier.salt()),
+            verifier.iterations()
+        );
         let binding = [message.gs2_header.as_bytes(), data].concat();
         let signed = format!("{},{challenge}", message.bare);
-        self.state = State::Final(Box::new(Pending { user, known, verifier, binding, nonce, signed }));
+        self.state = State::Final(Box::new(Pending {
+            user,
+            known,
+            verifier,
+            binding,
+            nonce,
+            signed,
+        }));
         Ok(ServerStep::Challenge(challenge.into_bytes()))
     }
 
     /// The binding data the client must show, if its flag fits the mechanism (RFC 5802 §6).
-    fn binding_data<'a>(&self, flag: BindingFlag<'_>, context: &'a ServerContext) -> Option<&'a [u8]> {
+    fn binding_data<'a>(
+        &self,
+        flag: BindingFlag<'_>,
+        context: &'a ServerContext,
+    ) -> Option<&'a [u8]> {
         match (self.channel, flag) {
-            (Channel::Bound, BindingFlag::Used(name)) => context.channel_bindings.iter().find(|binding| binding.name() == name).map(|binding| binding.data()),
+            (Channel::Bound, BindingFlag::Used(name)) => context
+                .channel_bindings
+                .iter()
+                .find(|binding| binding.name() == name)
+                .map(|binding| binding.data()),
             (Channel::Unbound, BindingFlag::Unsupported) => Some(&[]),
             // It says that we do not offer -PLUS. If we do, somebody cut it out of the list on the way.
             (Channel::Unbound, BindingFlag::NotOffered) if !context.plus_offered => Some(&[]),
@@ -108,10 +147,13 @@ impl Server {
         };
         let signed = format!("{},{}", pending.signed, message.without_proof);
         let client_signature = keyed(pending.verifier.stored_key(), signed.as_bytes());
-        let proven = pending.verifier.is_client_key(&exclusive_or(&proof, &client_signature));
+        let proven = pending
+            .verifier
+            .is_client_key(&exclusive_or(&proof, &client_signature));
         match (pending.known, proven) {
             (true, true) => {
-                let signature = base64::encode(&keyed(pending.verifier.server_key(), signed.as_bytes()));
+                let signature =
+                    base64::encode(&keyed(pending.verifier.server_key(), signed.as_bytes()));
                 self.state = State::Agreement(pending.user.clone());
                 ServerStep::Challenge(format!("v={signature}").into_bytes())
             }

@@ -38,21 +38,37 @@ impl ScramVerifier {
         Self::derive_with(secret, salt, Self::ITERATIONS_DEFAULT)
     }
 
-    pub(super) fn derive_with(secret: &str, salt: &[u8], iterations: u32) -> Result<Self, Unpreparable> {
+    pub(super) fn derive_with(
+        secret: &str,
+        salt: &[u8],
+        iterations: u32,
+    ) -> Result<Self, Unpreparable> {
         let keys = Keys::derive(&prepare(secret)?, salt, iterations);
         let stored_key = hashed(keys.client_key.as_slice());
-        Ok(Self { iterations, salt: salt.to_vec(), stored_key, server_key: *keys.server_key })
+        Ok(Self {
+            iterations,
+            salt: salt.to_vec(),
+            stored_key,
+            server_key: *keys.server_key,
+        })
     }
 
     /// A verifier of given keys, with our own number of iterations.
     pub(in crate::sasl) fn from_keys(salt: &[u8], stored_key: Key, server_key: Key) -> Self {
-        Self { iterations: Self::ITERATIONS_DEFAULT, salt: salt.to_vec(), stored_key, server_key }
+        Self {
+            iterations: Self::ITERATIONS_DEFAULT,
+            salt: salt.to_vec(),
+            stored_key,
+            server_key,
+        }
     }
 
     /// Whether this is the secret. Runs PBKDF2.
     #[must_use]
     pub fn verify(&self, secret: &str) -> bool {
-        let Ok(secret) = prepare(secret) else { return false };
+        let Ok(secret) = prepare(secret) else {
+            return false;
+        };
         let keys = Keys::derive(&secret, &self.salt, self.iterations);
         self.is_client_key(&keys.client_key)
     }
@@ -80,15 +96,27 @@ impl ScramVerifier {
 
 impl fmt::Display for ScramVerifier {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (salt, stored, server) = (base64::encode(&self.salt), base64::encode(&self.stored_key), base64::encode(&self.server_key));
-        write!(formatter, "{PREFIX}{}:{salt}${stored}:{server}", self.iterations)
+        let (salt, stored, server) = (
+            base64::encode(&self.salt),
+            base64::encode(&self.stored_key),
+            base64::encode(&self.server_key),
+        );
+        write!(
+            formatter,
+            "{PREFIX}{}:{salt}${stored}:{server}",
+            self.iterations
+        )
     }
 }
 
 impl fmt::Debug for ScramVerifier {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The server key lets its holder pose as this server, and the stored key can be searched for weak secrets.
-        write!(formatter, "ScramVerifier({} iterations, …)", self.iterations)
+        write!(
+            formatter,
+            "ScramVerifier({} iterations, …)",
+            self.iterations
+        )
     }
 }
 
@@ -99,7 +127,9 @@ pub enum InvalidVerifier {
     #[error("a SCRAM verifier needs {ITERATIONS_MIN} to {ITERATIONS_MAX} iterations")]
     Iterations,
     /// Any other fault of form.
-    #[error("not a SCRAM verifier (SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>, the last three in base64)")]
+    #[error(
+        "not a SCRAM verifier (SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>, the last three in base64)"
+    )]
     Syntax,
 }
 
@@ -109,7 +139,10 @@ impl FromStr for ScramVerifier {
     fn from_str(text: &str) -> Result<Self, InvalidVerifier> {
         use InvalidVerifier::Syntax;
 
-        let (parameters, keys) = text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('$')).ok_or(Syntax)?;
+        let (parameters, keys) = text
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split_once('$'))
+            .ok_or(Syntax)?;
         let (iterations, salt) = parameters.split_once(':').ok_or(Syntax)?;
         let (stored_key, server_key) = keys.split_once(':').ok_or(Syntax)?;
         if !iterations.bytes().all(|octet| octet.is_ascii_digit()) {
@@ -119,9 +152,20 @@ impl FromStr for ScramVerifier {
         if !(ITERATIONS_MIN..=ITERATIONS_MAX).contains(&iterations) {
             return Err(InvalidVerifier::Iterations);
         }
-        let salt = base64::decode(salt.as_bytes()).filter(|salt| !salt.is_empty()).ok_or(Syntax)?;
-        let key = |text: &str| base64::decode(text.as_bytes()).and_then(|octets| Key::try_from(octets).ok()).ok_or(Syntax);
-        Ok(Self { iterations, salt, stored_key: key(stored_key)?, server_key: key(server_key)? })
+        let salt = base64::decode(salt.as_bytes())
+            .filter(|salt| !salt.is_empty())
+            .ok_or(Syntax)?;
+        let key = |text: &str| {
+            base64::decode(text.as_bytes())
+                .and_then(|octets| Key::try_from(octets).ok())
+                .ok_or(Syntax)
+        };
+        Ok(Self {
+            iterations,
+            salt,
+            stored_key: key(stored_key)?,
+            server_key: key(server_key)?,
+        })
     }
 }
 
@@ -136,7 +180,13 @@ impl Keys {
     pub(super) fn derive(secret: &str, salt: &[u8], iterations: u32) -> Self {
         let iterations = NonZeroU32::new(iterations).unwrap_or(NonZeroU32::MIN);
         let mut salted = Zeroizing::new([0; KEY_OCTETS]);
-        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, secret.as_bytes(), salted.as_mut_slice());
+        pbkdf2::derive(
+            pbkdf2::PBKDF2_HMAC_SHA256,
+            iterations,
+            salt,
+            secret.as_bytes(),
+            salted.as_mut_slice(),
+        );
         Self {
             client_key: Zeroizing::new(keyed(salted.as_slice(), b"Client Key")),
             server_key: Zeroizing::new(keyed(salted.as_slice(), b"Server Key")),

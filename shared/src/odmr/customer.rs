@@ -1,0 +1,447 @@
+//! The customer's side of ODMR: from the greeting to the reply to ATRN (RFC 2645 §5).
+//!
+//! One command is under way at a time, and each positive reply must come alone: octets behind it were sent before
+//! the provider could know our next command, so they are an attack or a bug (R5321-25, R3207-3).
+
+use std::mem;
+use std::sync::Arc;
+
+use super::Atrn;
+use crate::sasl::{self, ClientContext, ClientError, ClientSettings, Mechanism, base64};
+use crate::smtp::address::Domain;
+use crate::smtp::extension::Extensions;
+use crate::smtp::line::Input;
+use crate::smtp::reply::{Reply, ReplyError, parse_reply};
+
+/// When the customer speaks TLS. There is no falling back from one to another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TlsMode {
+    /// From the first octet; the machine starts inside it.
+    Implicit,
+    /// After STARTTLS, which must be offered and granted.
+    StartTls,
+    /// Never: loopback only.
+    Off,
+}
+
+/// What a customer is and wants, at whichever provider.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The name in EHLO.
+    pub hostname: String,
+    /// When TLS is spoken.
+    pub tls: TlsMode,
+    /// Who we are.
+    pub credentials: ClientSettings,
+    /// What to ask for; none means all of the account's.
+    pub domains: Vec<Domain>,
+}
+
+/// What the driver must do before the session can go on. Whatever it is, it sends the output first.
+#[derive(Debug)]
+#[must_use]
+pub enum Event {
+    /// Read, call again. [`Customer::awaited`] says how long to wait.
+    NeedInput,
+    /// Shake hands and verify the peer, then call [`Customer::tls_started`].
+    StartTls,
+    /// Compute the answer to a challenge with [`Challenge::respond`], off the runtime; hand it to [`Customer::responded`].
+    Prove(Challenge),
+    /// It is decided. After [`Outcome::Turned`] the connection is ours to greet on; else close it.
+    Ended(Outcome),
+}
+
+/// How the asking ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// 250: we are the server now, and greet at once (R2645-18).
+    Turned,
+    /// 453: a good end.
+    NoMail,
+    /// 421, 451 and other 4yz: ask again, with back-off.
+    Later(Reply),
+    /// 450, 530 and other 5yz: somebody must look at it.
+    Refused(Reply),
+    /// The peer is no provider that we can use; its words, if it said so.
+    NotOffered(Missing, Option<Reply>),
+    /// The peer refused our proof.
+    AuthRefused(Reply),
+    /// We do not go on with the proof.
+    AuthFailed(ClientError),
+    /// The peer breaks the protocol.
+    Protocol(Fault),
+    /// The connection ended before it was decided.
+    Lost(Awaited),
+}
+
+/// What a provider must offer and did not.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Missing {
+    /// EHLO itself.
+    Ehlo,
+    /// STARTTLS, which our settings want.
+    StartTls,
+    /// AUTH.
+    Auth,
+    /// ATRN.
+    Atrn,
+}
+
+/// How a peer broke the protocol.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Fault {
+    /// Not a reply.
+    #[error("the relay sent {0}")]
+    Reply(#[from] ReplyError),
+    /// A reply that does not fit the command.
+    #[error("the relay answered {awaited:?} with \"{reply}\"")]
+    Unexpected {
+        /// What was due.
+        awaited: Awaited,
+        /// What came.
+        reply: Reply,
+    },
+    /// Octets behind a reply before our next command.
+    #[error("the relay spoke before its turn")]
+    Unsolicited,
+}
+
+/// The reply that is due next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Awaited {
+    /// The greeting.
+    Greeting,
+    /// The reply to EHLO.
+    Ehlo,
+    /// The reply to STARTTLS.
+    StartTls,
+    /// The reply to AUTH or to a response.
+    Auth,
+    /// The reply to ATRN: wait at least [`super::ATRN_TIMEOUT_MIN`].
+    Atrn,
+    /// The reply to QUIT: a courtesy, worth a few seconds.
+    Quit,
+}
+
+/// A challenge of the provider and all that answers it: a value that can go to another thread.
+#[derive(Debug)]
+pub struct Challenge {
+    exchange: sasl::Client,
+    octets: Vec<u8>,
+}
+
+impl Challenge {
+    /// Computes the response. SCRAM runs PBKDF2 here: up to half a second, so never on a runtime worker.
+    pub fn respond(mut self) -> Response {
+        let octets = self.exchange.step(&self.octets);
+        Response {
+            exchange: self.exchange,
+            octets,
+        }
+    }
+}
+
+/// An answered [`Challenge`].
+#[derive(Debug)]
+#[must_use]
+pub struct Response {
+    exchange: sasl::Client,
+    octets: Result<Vec<u8>, ClientError>,
+}
+
+#[derive(Debug)]
+enum State {
+    Greeting,
+    Ehlo,
+    StartTls,
+    Handshake,
+    Auth(sasl::Client),
+    /// The driver computes a response.
+    Proving,
+    /// We gave the proof up, and await the reply to `*`.
+    Cancelled(ClientError),
+    Atrn,
+    /// It is decided, and we say goodbye.
+    Quit(Outcome),
+    Ended(Outcome),
+}
+
+/// The customer's side of one connection.
+#[derive(Debug)]
+pub struct Customer {
+    config: Arc<Config>,
+    context: ClientContext,
+    extensions: Extensions,
+    mechanism: Option<Mechanism>,
+    state: State,
+    /// Commands to be sent.
+    pub output: Vec<u8>,
+}
+
+impl Customer {
+    /// A session that waits for the greeting. With [`TlsMode::Implicit`] the context is that of the TLS session.
+    #[must_use]
+    pub fn new(config: Arc<Config>, context: ClientContext) -> Self {
+        Self {
+            config,
+            context,
+            extensions: Extensions::default(),
+            mechanism: None,
+            state: State::Greeting,
+            output: Vec::new(),
+        }
+    }
+
+    /// What must happen next.
+    pub fn next(&mut self, input: &mut Input) -> Event {
+        loop {
+            match &self.state {
+                State::Handshake => return Event::StartTls,
+                State::Proving => return Event::NeedInput,
+                State::Ended(outcome) => return Event::Ended(outcome.clone()),
+                _ => {}
+            }
+            let reply = match parse_reply(input.bytes()) {
+                Ok(None) => return Event::NeedInput,
+                Ok(Some((reply, octets))) => {
+                    input.take(octets);
+                    reply
+                }
+                Err(error) => {
+                    self.abandon(error.into());
+                    continue;
+                }
+            };
+            if let Some(event) = self.reply(reply, input.is_empty()) {
+                return event;
+            }
+        }
+    }
+
+    /// The reply that is due, for the choice of the deadline.
+    #[must_use]
+    pub fn awaited(&self) -> Awaited {
+        match self.state {
+            State::Greeting => Awaited::Greeting,
+            State::Ehlo => Awaited::Ehlo,
+            State::StartTls | State::Handshake => Awaited::StartTls,
+            State::Auth(_) | State::Proving | State::Cancelled(_) => Awaited::Auth,
+            State::Atrn => Awaited::Atrn,
+            State::Quit(_) | State::Ended(_) => Awaited::Quit,
+        }
+    }
+
+    /// What the provider offers, as of its last EHLO reply.
+    #[must_use]
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// The mechanism that was chosen.
+    #[must_use]
+    pub fn mechanism(&self) -> Option<Mechanism> {
+        self.mechanism
+    }
+
+    /// TLS is there and its peer verified: the session begins anew (RFC 3207 §4.2, R3207-3).
+    pub fn tls_started(&mut self, context: ClientContext) {
+        self.context = context;
+        self.extensions = Extensions::default();
+        self.ehlo();
+    }
+
+    /// Takes the answer to [`Event::Prove`].
+    pub fn responded(&mut self, response: Response) {
+        match response.octets {
+            Ok(octets) => {
+                self.say(&base64::encode(&octets));
+                self.state = State::Auth(response.exchange);
+            }
+            Err(error) => self.cancel(error),
+        }
+    }
+
+    /// The connection ended, or a deadline passed. The goodbye is a courtesy: it changes nothing that is decided.
+    #[must_use]
+    pub fn lost(self) -> Outcome {
+        let awaited = self.awaited();
+        match self.state {
+            State::Quit(outcome) | State::Ended(outcome) => outcome,
+            State::Cancelled(error) => Outcome::AuthFailed(error),
+            _ => Outcome::Lost(awaited),
+        }
+    }
+
+    fn reply(&mut self, reply: Reply, is_last: bool) -> Option<Event> {
+        let awaited = self.awaited();
+        if let State::Quit(outcome) = &self.state {
+            self.state = State::Ended(outcome.clone());
+            return None;
+        }
+        if !is_last && !reply.is_transient() && !reply.is_permanent() {
+            self.abandon(Fault::Unsolicited);
+            return None;
+        }
+        // R5321-22: 421 goes together with closing, whatever it answers.
+        if reply.code() == 421 {
+            self.quit(Outcome::Later(reply));
+            return None;
+        }
+        match mem::replace(&mut self.state, State::Handshake) {
+            State::Greeting => self.greeted(reply),
+            State::Ehlo => self.ehlo_answered(reply),
+            State::StartTls => self.start_tls_answered(reply),
+            State::Auth(exchange) => return self.auth_answered(exchange, reply),
+            State::Cancelled(error) => self.quit(Outcome::AuthFailed(error)),
+            State::Atrn => self.atrn_answered(reply),
+            State::Handshake | State::Proving | State::Quit(_) | State::Ended(_) => {
+                self.abandon(Fault::Unexpected { awaited, reply });
+            }
+        }
+        None
+    }
+
+    fn greeted(&mut self, reply: Reply) {
+        match reply.code() {
+            220 => self.ehlo(),
+            _ => self.refused(Awaited::Greeting, reply, Outcome::Refused),
+        }
+    }
+
+    fn ehlo(&mut self) {
+        self.say(&format!("EHLO {}", self.config.hostname));
+        self.state = State::Ehlo;
+    }
+
+    fn ehlo_answered(&mut self, reply: Reply) {
+        if !reply.is_positive() {
+            let no_ehlo = |reply| Outcome::NotOffered(Missing::Ehlo, Some(reply));
+            return self.refused(Awaited::Ehlo, reply, no_ehlo);
+        }
+        self.extensions = Extensions::parse(&reply);
+        if self.config.tls == TlsMode::StartTls && !self.context.tls {
+            if !self.extensions.starttls {
+                return self.quit(Outcome::NotOffered(Missing::StartTls, None));
+            }
+            self.say("STARTTLS");
+            self.state = State::StartTls;
+            return;
+        }
+        self.auth();
+    }
+
+    fn start_tls_answered(&mut self, reply: Reply) {
+        match reply.code() {
+            220 => self.state = State::Handshake,
+            _ => self.refused(Awaited::StartTls, reply, |reply| {
+                Outcome::NotOffered(Missing::StartTls, Some(reply))
+            }),
+        }
+    }
+
+    /// R2645-17: AUTH and ATRN only if both are offered now. Who has no ATRN need not learn who we are.
+    fn auth(&mut self) {
+        if !self.extensions.atrn {
+            return self.quit(Outcome::NotOffered(Missing::Atrn, None));
+        }
+        if self.extensions.auth.is_empty() {
+            return self.quit(Outcome::NotOffered(Missing::Auth, None));
+        }
+        let names = self.extensions.auth.iter();
+        let offered: Vec<_> = names
+            .filter_map(|name| Mechanism::from_name(name))
+            .collect();
+        let exchange = match sasl::Client::choose(&offered, &self.config.credentials, &self.context)
+        {
+            Ok(exchange) => exchange,
+            Err(error) => return self.quit(Outcome::AuthFailed(error)),
+        };
+        self.mechanism = Some(exchange.mechanism());
+        let command = match exchange.initial_response() {
+            None => format!("AUTH {}", exchange.mechanism()),
+            // RFC 4954 §4: a response of no octets is a single equals sign.
+            Some([]) => format!("AUTH {} =", exchange.mechanism()),
+            Some(initial) => format!("AUTH {} {}", exchange.mechanism(), base64::encode(initial)),
+        };
+        self.say(&command);
+        self.state = State::Auth(exchange);
+    }
+
+    fn auth_answered(&mut self, exchange: sasl::Client, reply: Reply) -> Option<Event> {
+        if reply.code() == 334 {
+            let Some(octets) = base64::decode(reply.text().as_bytes()) else {
+                self.cancel(ClientError::Malformed);
+                return None;
+            };
+            self.state = State::Proving;
+            return Some(Event::Prove(Challenge { exchange, octets }));
+        }
+        if !reply.is_positive() {
+            self.refused(Awaited::Auth, reply, Outcome::AuthRefused);
+        } else if exchange.may_succeed() {
+            self.say(
+                &Atrn {
+                    domains: self.config.domains.clone(),
+                }
+                .to_string(),
+            );
+            self.state = State::Atrn;
+        } else {
+            // RFC 5802 §5: a success without the server's proof is none.
+            self.quit(Outcome::AuthFailed(ClientError::ServerNotProven));
+        }
+        None
+    }
+
+    /// R2645-16.
+    fn atrn_answered(&mut self, reply: Reply) {
+        match reply.code() {
+            250 => self.state = State::Ended(Outcome::Turned),
+            453 => self.quit(Outcome::NoMail),
+            450 => self.quit(Outcome::Refused(reply)),
+            500 | 502 => self.quit(Outcome::NotOffered(Missing::Atrn, Some(reply))),
+            _ => self.refused(Awaited::Atrn, reply, Outcome::Refused),
+        }
+    }
+
+    /// Any reply that is not the one hoped for: later, for good, or no answer at all.
+    fn refused(
+        &mut self,
+        awaited: Awaited,
+        reply: Reply,
+        permanent: impl FnOnce(Reply) -> Outcome,
+    ) {
+        if reply.is_transient() {
+            self.quit(Outcome::Later(reply));
+        } else if reply.is_permanent() {
+            self.quit(permanent(reply));
+        } else {
+            self.abandon(Fault::Unexpected { awaited, reply });
+        }
+    }
+
+    /// RFC 4954 §4: an asterisk ends an exchange that the client does not trust.
+    fn cancel(&mut self, error: ClientError) {
+        self.say("*");
+        self.state = State::Cancelled(error);
+    }
+
+    fn quit(&mut self, outcome: Outcome) {
+        self.say("QUIT");
+        self.state = State::Quit(outcome);
+    }
+
+    /// Who does not speak the protocol is not told goodbye.
+    fn abandon(&mut self, fault: Fault) {
+        self.state = match mem::replace(&mut self.state, State::Handshake) {
+            State::Quit(outcome) => State::Ended(outcome),
+            State::Cancelled(error) => State::Ended(Outcome::AuthFailed(error)),
+            _ => State::Ended(Outcome::Protocol(fault)),
+        };
+    }
+
+    fn say(&mut self, line: &str) {
+        self.output.extend_from_slice(line.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+    }
+}

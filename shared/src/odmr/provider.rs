@@ -1,0 +1,365 @@
+//! The provider's side of ODMR: what the listener answers until the connection turns (RFC 2645 §5).
+//!
+//! The machine knows commands, their order and every reply; the driver knows accounts and mail. There is no
+//! event that carries mail, so the listener has no way to take any (R2645-3).
+
+mod authentication;
+mod reply;
+
+use std::sync::Arc;
+
+use super::Atrn;
+use crate::sasl::{ChannelBinding, Mechanism};
+use crate::smtp::command::{self, Verb};
+use crate::smtp::extension::Extensions;
+use crate::smtp::limits::{AUTH_LINE_OCTETS, COMMAND_LINE_OCTETS};
+use crate::smtp::line::{Input, Line, Lines};
+use crate::smtp::reply::Reply;
+
+use authentication::Dialogue;
+pub use authentication::{Attempt, Checked};
+
+/// Refused proofs on one connection; then 421 (R4954-2).
+const AUTH_FAILURES_MAX: u32 = 3;
+
+/// When this listener speaks TLS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TlsMode {
+    /// From the first octet; the machine starts inside it.
+    Implicit,
+    /// After STARTTLS, and before it nothing that matters.
+    StartTls,
+    /// As the customer likes: for those that know CRAM-MD5 in clear and nothing else.
+    Optional,
+    /// Never: loopback only.
+    Off,
+}
+
+/// What a provider is, whoever connects.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Leads the greeting and the EHLO reply.
+    pub hostname: String,
+    /// When TLS is spoken.
+    pub tls: TlsMode,
+    /// Whether there is a certificate; without one STARTTLS is neither offered nor granted (R3207-1).
+    pub has_certificate: bool,
+    /// The mechanisms that the site allows, in the order in which they are offered. Which of them are offered on a
+    /// connection depends on its TLS.
+    pub mechanisms: Vec<Mechanism>,
+    /// Refusals before 421.
+    pub errors_max: u32,
+}
+
+/// What the TLS session of this connection proves.
+#[derive(Clone, Debug, Default)]
+pub struct TlsSession {
+    /// All that tie an exchange to this session; the customer chooses.
+    pub channel_bindings: Vec<ChannelBinding>,
+    /// SPKI pin (`sha256/…`) of the certificate that the customer showed.
+    pub certificate_pin: Option<String>,
+}
+
+/// What the driver must do before the session can go on. Whatever it is, it sends the output first.
+#[derive(Debug)]
+#[must_use]
+pub enum Event {
+    /// Read, call again.
+    NeedInput,
+    /// Shake hands, then call [`Provider::tls_started`].
+    StartTls,
+    /// Somebody sent a secret in clear where it is not taken. It is burnt, and its owner must hear so (R4954-3).
+    SecretExposed(Option<String>),
+    /// Question: is the proof good? [`Attempt::check`] finds out, off the runtime; answer with [`Provider::checked`].
+    Authenticate(Attempt),
+    /// Question: may the account have this, and is there mail? Answer with [`Provider::answer`].
+    Atrn(Atrn),
+    /// The roles are reversed: the customer greets next.
+    Turned,
+    /// Close.
+    Closed,
+}
+
+/// The answers to ATRN (RFC 2645 §5.2.1).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// There is mail: turn.
+    Turn,
+    /// There is none now.
+    NoMail,
+    /// A domain is not the account's, or does not exist, or the account is disabled; nobody learns which.
+    NotPermitted,
+    /// Asked too often.
+    TooOften,
+    /// What would decide it cannot be asked now.
+    Unavailable,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Commands come.
+    Command,
+    /// A STARTTLS was granted.
+    Handshake,
+    /// A mechanism waits for the customer's response.
+    Response(Dialogue),
+    /// The driver checks a proof.
+    Checking,
+    /// The driver is asked about ATRN.
+    Asking,
+    /// ATRN is granted, and nothing must have come behind it.
+    Turning,
+    Turned,
+    Closed,
+}
+
+/// The provider's side of one connection.
+#[derive(Debug)]
+pub struct Provider {
+    config: Arc<Config>,
+    tls: Option<TlsSession>,
+    client_name: Option<String>,
+    account: Option<String>,
+    lines: Lines,
+    state: State,
+    errors: u32,
+    auth_failures: u32,
+    /// Replies to be sent.
+    pub output: Vec<u8>,
+}
+
+impl Provider {
+    /// A new session; its greeting is in the output. `tls` is there from the start with [`TlsMode::Implicit`].
+    #[must_use]
+    pub fn new(config: Arc<Config>, tls: Option<TlsSession>) -> Self {
+        let mut output = Vec::new();
+        reply::greeting(&config.hostname).write(&mut output);
+        Self {
+            config,
+            tls,
+            client_name: None,
+            account: None,
+            lines: Lines::default(),
+            state: State::Command,
+            errors: 0,
+            auth_failures: 0,
+            output,
+        }
+    }
+
+    /// The account that the customer proved to be.
+    #[must_use]
+    pub fn account(&self) -> Option<&str> {
+        self.account.as_deref()
+    }
+
+    /// The name in the customer's EHLO.
+    #[must_use]
+    pub fn client_name(&self) -> Option<&str> {
+        self.client_name.as_deref()
+    }
+
+    /// What must happen next.
+    pub fn next(&mut self, input: &mut Input) -> Event {
+        loop {
+            match self.state {
+                State::Command | State::Response(_) => {}
+                State::Handshake => return Event::StartTls,
+                State::Checking | State::Asking => return Event::NeedInput,
+                State::Turning => self.turn(input.is_empty()),
+                State::Turned => return Event::Turned,
+                State::Closed => return Event::Closed,
+            }
+            if !matches!(self.state, State::Command | State::Response(_)) {
+                continue;
+            }
+            let line = match self.lines.next(input, AUTH_LINE_OCTETS) {
+                Line::Incomplete => return Event::NeedInput,
+                Line::Control => {
+                    self.refuse_line(reply::not_printable());
+                    continue;
+                }
+                Line::TooLong => {
+                    self.close(reply::auth_line_too_long());
+                    continue;
+                }
+                Line::Text(line) => line.to_vec(),
+            };
+            if let Some(event) = self.line(&line, input.is_empty()) {
+                return event;
+            }
+        }
+    }
+
+    /// Answers [`Event::Atrn`].
+    pub fn answer(&mut self, verdict: Verdict) {
+        if !matches!(self.state, State::Asking) {
+            debug_assert!(false, "nothing was asked");
+            return;
+        }
+        if verdict == Verdict::Turn {
+            self.state = State::Turning;
+        } else {
+            // No error of the customer: asking for mail that is not there is what customers do.
+            self.state = State::Command;
+            self.say(&reply::atrn(verdict));
+        }
+    }
+
+    /// The handshake is done: all that was said before it is forgotten (RFC 3207 §4.2, R3207-2).
+    pub fn tls_started(&mut self, session: TlsSession) {
+        self.tls = Some(session);
+        self.client_name = None;
+        self.account = None;
+        self.lines = Lines::default();
+        self.state = State::Command;
+    }
+
+    /// Ends the session: the reply, a 421, stands behind those that are due (R5321-22). Open questions stay unanswered.
+    pub fn close(&mut self, reply: Reply) {
+        if !matches!(self.state, State::Closed | State::Turned) {
+            self.say(&reply);
+            self.state = State::Closed;
+        }
+    }
+
+    fn line(&mut self, line: &[u8], is_last: bool) -> Option<Event> {
+        if let State::Response(_) = self.state {
+            return self.response(line, is_last);
+        }
+        let Some((verb, argument)) = command::split(line) else {
+            self.refuse(&reply::unknown_command());
+            return None;
+        };
+        // Lines are cut at the length of the longest command; all others are shorter.
+        if verb != Verb::Auth && line.len() + 2 > COMMAND_LINE_OCTETS {
+            self.refuse(&reply::line_too_long());
+            return None;
+        }
+        // What is sent behind these before their reply was not meant for whom it reaches (R2920-3, R3207-2).
+        if !is_last && matches!(verb, Verb::Atrn | Verb::Auth | Verb::Ehlo | Verb::StartTls) {
+            self.close(reply::pipelined());
+            return None;
+        }
+        match verb {
+            Verb::Ehlo => self.ehlo(argument),
+            Verb::StartTls => self.start_tls(argument),
+            Verb::Auth => return self.auth(argument),
+            Verb::Atrn => return self.atrn(argument),
+            Verb::Noop => self.say(&reply::ok()),
+            Verb::Quit => self.quit(argument),
+            Verb::Rset | Verb::Help if self.must_start_tls() => {
+                self.refuse(&reply::must_start_tls())
+            }
+            Verb::Rset if argument.is_empty() => self.say(&reply::ok()),
+            Verb::Rset => self.refuse(&reply::no_argument()),
+            Verb::Help => self.say(&reply::help()),
+            _ => self.refuse(&reply::not_here()),
+        }
+        None
+    }
+
+    fn ehlo(&mut self, argument: &str) {
+        match command::parse_hello(argument) {
+            Ok(name) => {
+                self.client_name = Some(name.to_owned());
+                let offer = self.offer().reply(&self.config.hostname);
+                self.say(&offer);
+            }
+            Err(error) => self.refuse(&error.reply()),
+        }
+    }
+
+    fn offer(&self) -> Extensions {
+        let available = !self.must_start_tls();
+        let mechanisms = self.offered().map(|mechanism| mechanism.name().to_owned());
+        Extensions {
+            atrn: available,
+            auth: mechanisms.filter(|_| available).collect(),
+            enhanced_status_codes: true,
+            starttls: self.offers_start_tls(),
+            ..Extensions::default()
+        }
+    }
+
+    fn offers_start_tls(&self) -> bool {
+        let wanted = matches!(self.config.tls, TlsMode::StartTls | TlsMode::Optional);
+        wanted && self.tls.is_none() && self.config.has_certificate
+    }
+
+    /// Nothing that matters is said in clear, except where the site chose so.
+    fn must_start_tls(&self) -> bool {
+        self.tls.is_none() && matches!(self.config.tls, TlsMode::Implicit | TlsMode::StartTls)
+    }
+
+    fn start_tls(&mut self, argument: &str) {
+        let refusal = if self.tls.is_some() {
+            reply::tls_already_active()
+        } else if self.config.tls == TlsMode::Off {
+            reply::not_here()
+        } else if !argument.is_empty() {
+            reply::no_argument()
+        } else if !self.config.has_certificate {
+            reply::tls_not_available()
+        } else {
+            self.say(&reply::ready_for_tls());
+            self.state = State::Handshake;
+            return;
+        };
+        self.refuse(&refusal);
+    }
+
+    fn atrn(&mut self, argument: &str) -> Option<Event> {
+        // R2645-4: this comes first, also before TLS and without EHLO.
+        if self.account.is_none() {
+            self.refuse(&reply::authentication_required());
+            return None;
+        }
+        match Atrn::parse(argument) {
+            Ok(atrn) => {
+                self.state = State::Asking;
+                Some(Event::Atrn(atrn))
+            }
+            Err(_) => {
+                self.refuse(&reply::bad_atrn());
+                None
+            }
+        }
+    }
+
+    /// The customer may have spoken while the driver looked for mail, and must not have (R2645-13).
+    fn turn(&mut self, is_last: bool) {
+        if is_last {
+            self.say(&reply::turning());
+            self.state = State::Turned;
+        } else {
+            self.close(reply::pipelined());
+        }
+    }
+
+    fn quit(&mut self, argument: &str) {
+        if argument.is_empty() {
+            self.close(reply::bye(&self.config.hostname));
+        } else {
+            self.refuse(&reply::no_argument());
+        }
+    }
+
+    fn say(&mut self, reply: &Reply) {
+        reply.write(&mut self.output);
+    }
+
+    fn refuse(&mut self, reply: &Reply) {
+        self.say(reply);
+        self.errors += 1;
+        if self.errors > self.config.errors_max {
+            self.close(reply::too_many_errors());
+        }
+    }
+
+    /// A line that is none ends the exchange that it was meant for.
+    fn refuse_line(&mut self, reply: Reply) {
+        self.state = State::Command;
+        self.refuse(&reply);
+    }
+}
