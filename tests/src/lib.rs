@@ -1,1 +1,25 @@
-//! Map of the crate.
+//! The harness: everything that the end-to-end tests, the interop tests, the benchmarks and
+//! `cargo quickstart` share. It starts the real programs and plays everybody they talk with.
+//!
+//! * [`world`]: a relay and a puller, real processes in a temporary folder;
+//! * [`inside`]: the corporate mail server, which records everything and misbehaves on order;
+//! * [`sender`]: the Internet, which sends mail;
+//! * [`peer`]: one connection in the hands of a test, line by line or octet by octet;
+//! * [`transcript`]: dialogues from files, played against both machines and both programs;
+//! * [`software`]: other people's mail software, where it is installed;
+//! * [`conformance`]: which test covers which requirement.
+//!
+//! All of it is blocking code on threads with deadlines: a test reads from top to bottom, and
+//! a failure shows the dialogue and the logs of the programs.
+
+pub mod certs;
+pub mod conformance;
+pub mod inside;
+pub mod message;
+pub mod peer;
+pub mod ports;
+pub mod process;
+pub mod sender;
+pub mod software;
+pub mod stream;
+pub mod world;
