@@ -1,0 +1,277 @@
+//! Tells the daemon that a file it was configured from has changed.
+//!
+//! Directories are watched, not files: an editor, `mv` and every certificate tool replace a file by
+//! renaming another over it, and a watch on the file would stay with the old one. Events are only a hint
+//! to look: what counts is whether a file's identity, size or time differs from when it was last looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc as std_mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::document::FRAGMENTS;
+
+/// What is watched: the main file with its `conf.d`, and the files that the settings name.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct WatchedFiles {
+    /// The main configuration file.
+    pub main: PathBuf,
+    /// Certificates, keys, secrets.
+    pub named: BTreeSet<PathBuf>,
+}
+
+/// The system cannot watch files.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot watch {} for changes", path.display())]
+pub struct WatchError {
+    path: PathBuf,
+    source: notify::Error,
+}
+
+/// Changes to wait for.
+#[derive(Debug)]
+pub struct Watch {
+    changes: mpsc::Receiver<()>,
+    trigger: Trigger,
+}
+
+impl Watch {
+    /// Starts to watch. From when this returns, no change is missed.
+    ///
+    /// # Errors
+    /// [`WatchError`] when the main file's directory cannot be watched. Others are tried again later and logged.
+    pub fn start(files: WatchedFiles) -> Result<Self, WatchError> {
+        let (messages, inbox) = std_mpsc::channel();
+        let events = messages.clone();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // A full kernel queue arrives as an error, and is a reason to look at everything.
+            if event.map_or(true, |event| can_matter(event.kind)) {
+                let _ = events.send(Message::Look);
+            }
+        });
+        let main = directory_of(&files.main);
+        let failed = |source| WatchError {
+            path: main.clone(),
+            source,
+        };
+        let mut eye = Eye {
+            watcher: watcher.map_err(failed)?,
+            watched: BTreeSet::new(),
+            seen: BTreeMap::new(),
+            files,
+        };
+        eye.watcher
+            .watch(&main, RecursiveMode::NonRecursive)
+            .map_err(failed)?;
+        eye.watched.insert(main.clone());
+        eye.look();
+        let (sender, changes) = mpsc::channel(1);
+        thread::Builder::new()
+            .name("config-watch".to_owned())
+            .spawn(move || eye.run(&inbox, &sender))
+            .map_err(|error| failed(notify::Error::io(error)))?;
+        Ok(Self {
+            changes,
+            trigger: Trigger(messages),
+        })
+    }
+
+    /// Waits until something has changed and come to rest, or a [`Trigger`] was pulled.
+    /// Changes during the caller's reload are kept: the next call returns at once.
+    pub async fn changed(&mut self) {
+        if self.changes.recv().await.is_none() {
+            // The thread lives as long as this value does; without it nothing will ever change.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Handle for SIGHUP and for telling which files the new settings name.
+    #[must_use]
+    pub fn trigger(&self) -> Trigger {
+        self.trigger.clone()
+    }
+}
+
+/// Asks for a reload, or changes what is watched.
+#[derive(Clone, Debug)]
+pub struct Trigger(std_mpsc::Sender<Message>);
+
+impl Trigger {
+    /// Reports a change whether or not a file differs.
+    pub fn pull(&self) {
+        let _ = self.0.send(Message::Pull);
+    }
+
+    /// Watches these files from now on.
+    pub fn watch(&self, files: WatchedFiles) {
+        let _ = self.0.send(Message::Files(files));
+    }
+}
+
+#[derive(Debug)]
+enum Message {
+    Files(WatchedFiles),
+    Look,
+    Pull,
+}
+
+/// Opening and reading are no changes, and our own reload does both.
+fn can_matter(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
+
+/// The thread's state.
+struct Eye {
+    watcher: RecommendedWatcher,
+    watched: BTreeSet<PathBuf>,
+    seen: BTreeMap<PathBuf, Fingerprint>,
+    files: WatchedFiles,
+}
+
+/// Tells one state of a file from the next without reading it.
+#[derive(Debug, Eq, PartialEq)]
+struct Fingerprint {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    mode: u32,
+}
+
+impl Eye {
+    fn run(mut self, inbox: &std_mpsc::Receiver<Message>, changes: &mpsc::Sender<()>) {
+        while let Ok(first) = inbox.recv() {
+            let mut pulled = self.take(first);
+            let started = Instant::now();
+            // Writers touch a file several times; wait until they rest, but not for ever.
+            while started.elapsed() < SETTLING_MAX {
+                match inbox.recv_timeout(SETTLING) {
+                    Ok(message) => pulled |= self.take(message),
+                    Err(std_mpsc::RecvTimeoutError::Timeout) => break,
+                    Err(std_mpsc::RecvTimeoutError::Disconnected) => return,
+                }
+            }
+            if self.look() || pulled {
+                // A full channel already says what we would say.
+                if let Err(mpsc::error::TrySendError::Closed(())) = changes.try_send(()) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether the message asks for a report in any case.
+    fn take(&mut self, message: Message) -> bool {
+        if let Message::Files(files) = message {
+            // New files are not news: the settings that name them were just read. Old ones keep their state.
+            let mut before = std::mem::take(&mut self.seen);
+            self.files = files;
+            self.look();
+            before.retain(|path, _| self.is_of_interest(path));
+            self.seen.append(&mut before);
+            return false;
+        }
+        matches!(message, Message::Pull)
+    }
+
+    fn is_of_interest(&self, path: &Path) -> bool {
+        path == self.files.main
+            || self.files.named.contains(path)
+            || path.starts_with(self.fragments())
+    }
+
+    fn fragments(&self) -> PathBuf {
+        directory_of(&self.files.main).join(FRAGMENTS)
+    }
+
+    /// Takes a new look at every file; whether any differs. Also follows directories that came or went.
+    fn look(&mut self) -> bool {
+        self.watch_directories();
+        let mut now = BTreeMap::new();
+        let fragments = fs::read_dir(self.fragments())
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
+        let fragments = fragments.filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        });
+        let files = self
+            .files
+            .named
+            .iter()
+            .cloned()
+            .chain([self.files.main.clone()])
+            .chain(fragments);
+        for path in files {
+            if let Some(fingerprint) = fingerprint(&path) {
+                now.insert(path, fingerprint);
+            }
+        }
+        let changed = now != self.seen;
+        self.seen = now;
+        changed
+    }
+
+    fn watch_directories(&mut self) {
+        let mut wanted: BTreeSet<_> = self
+            .files
+            .named
+            .iter()
+            .map(|path| directory_of(path))
+            .collect();
+        wanted.insert(directory_of(&self.files.main));
+        wanted.insert(self.fragments());
+        wanted.retain(|directory| directory.is_dir());
+        for gone in self.watched.difference(&wanted) {
+            let _ = self.watcher.unwatch(gone);
+        }
+        // The same call again is harmless, and needed where a directory was removed and made anew.
+        self.watched = wanted;
+        for directory in &self.watched {
+            match self.watcher.watch(directory, RecursiveMode::NonRecursive) {
+                Ok(()) => debug!(path = %directory.display(), "watching"),
+                Err(error) => {
+                    warn!(path = %directory.display(), %error, "cannot watch for changes; use SIGHUP")
+                }
+            }
+        }
+    }
+}
+
+fn directory_of(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Follows symbolic links, as reading the file does.
+fn fingerprint(path: &Path) -> Option<Fingerprint> {
+    let metadata: io::Result<fs::Metadata> = fs::metadata(path);
+    metadata.ok().map(|metadata| Fingerprint {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size: metadata.size(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        mode: metadata.mode(),
+    })
+}
+
+/// A change is reported when nothing has happened for so long …
+const SETTLING: Duration = Duration::from_millis(150);
+/// … or, in a directory that never rests, after so long.
+const SETTLING_MAX: Duration = Duration::from_millis(450);
