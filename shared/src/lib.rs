@@ -8,3 +8,5 @@ pub mod cli;
 pub mod log;
 pub mod secret;
 pub mod tls;
+pub mod dialogue;
+pub mod wire;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::address::{ForwardPath, ReversePath};
 use super::bdat::Chunk;
 use super::command;
-use super::content::{Fault, Inspector};
+use super::content::Inspector;
 use super::data::{self, Framed};
 use super::extension::Extensions;
 use super::limits::COMMAND_LINE_OCTETS;

@@ -1,0 +1,403 @@
+//! Drives the sending side of SMTP or LMTP over a wire: one greeting, one hello, message after message.
+//!
+//! It keeps the order of commands, the deadlines of RFC 5321 §4.5.3.2 and the pipelining that the peer
+//! allows. It decides nothing: verdicts go to the caller, and a [`LinkFault`] says that there is no verdict.
+
+use rustls_pki_types::ServerName;
+
+use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::smtp::client::{Awaited, Client, Dialect, Fault};
+use crate::smtp::limits::ClientTimeouts;
+use crate::smtp::parameter::{MailParameters, RcptParameters};
+use crate::smtp::reply::Reply;
+use crate::tls::ClientTls;
+use crate::wire::{Wire, WireError};
+
+/// Octets of content that are gathered before they are written.
+const BLOCK_OCTETS: usize = 64 * 1024;
+
+/// The connection gave no verdict: whatever was under way is as if it had not been tried (R5321-26).
+#[derive(Debug, thiserror::Error)]
+pub enum LinkFault {
+    /// The peer broke the protocol.
+    #[error(transparent)]
+    Protocol(#[from] Fault),
+    /// The peer ends the session (421), or refused what must succeed before mail can flow.
+    #[error("the peer said {0}")]
+    Unavailable(Reply),
+    /// The connection broke, or nothing came in time.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+/// The envelope of one message, as it is sent.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// MAIL
+    pub reverse_path: ReversePath,
+    /// What goes with MAIL; only what the peer offers is sent.
+    pub parameters: MailParameters,
+    /// RCPT, in order.
+    pub recipients: Vec<(ForwardPath, RcptParameters)>,
+}
+
+/// What the peer said to an envelope.
+#[derive(Clone, Debug)]
+pub struct EnvelopeVerdict {
+    /// To MAIL.
+    pub mail: Reply,
+    /// To each RCPT, in order.
+    pub recipients: Vec<Reply>,
+    /// To DATA; absent where content goes by BDAT, or where DATA was not worth sending.
+    pub data: Option<Reply>,
+}
+
+impl EnvelopeVerdict {
+    /// Recipients that were accepted.
+    #[must_use]
+    pub fn accepted(&self) -> usize {
+        if !self.mail.is_positive() {
+            return 0;
+        }
+        self.recipients
+            .iter()
+            .filter(|reply| reply.is_positive())
+            .count()
+    }
+
+    /// Whether the peer waits for the content of DATA.
+    #[must_use]
+    pub fn awaits_content(&self) -> bool {
+        self.data.as_ref().is_some_and(Reply::is_intermediate)
+    }
+}
+
+/// A connection on which we send mail.
+#[derive(Debug)]
+pub struct Dialogue {
+    wire: Wire,
+    client: Client,
+    timeouts: ClientTimeouts,
+}
+
+impl Dialogue {
+    /// A dialogue that begins with the peer's greeting.
+    #[must_use]
+    pub fn new(wire: Wire, dialect: Dialect, timeouts: ClientTimeouts) -> Self {
+        Self {
+            wire,
+            client: Client::new(dialect),
+            timeouts,
+        }
+    }
+
+    /// The machine: what the peer offers.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The connection.
+    #[must_use]
+    pub fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    /// Waits for the greeting.
+    ///
+    /// # Errors
+    /// [`LinkFault::Unavailable`] when it is not positive.
+    pub async fn greeting(&mut self) -> Result<Reply, LinkFault> {
+        let reply = self.reply(Awaited::Greeting).await?;
+        positive(reply)
+    }
+
+    /// Says hello, in the old way too if the new one is refused for good (R2645-19).
+    ///
+    /// # Errors
+    /// [`LinkFault::Unavailable`] when the peer refuses that.
+    pub async fn hello(&mut self, name: &str) -> Result<(), LinkFault> {
+        self.client.hello(name);
+        let reply = self.reply(Awaited::Hello).await?;
+        if !(reply.is_permanent() && self.client.dialect() == Dialect::Smtp) {
+            return positive(reply).map(drop);
+        }
+        self.client.old_hello(name);
+        let reply = self.reply(Awaited::Hello).await?;
+        positive(reply).map(drop)
+    }
+
+    /// STARTTLS and the handshake. Say hello again after it.
+    ///
+    /// # Errors
+    /// [`LinkFault`]: refused, octets behind the 220 (R3207-3), or a failed handshake.
+    pub async fn start_tls(
+        mut self,
+        tls: &ClientTls,
+        name: ServerName<'static>,
+    ) -> Result<Self, LinkFault> {
+        self.client.start_tls();
+        let reply = self.reply(Awaited::StartTls).await?;
+        positive(reply)?;
+        let wire = self
+            .wire
+            .connect_tls(tls, name, self.timeouts.command)
+            .await?;
+        Ok(Self { wire, ..self })
+    }
+
+    /// One step of AUTH: the command with its initial response, in base64.
+    ///
+    /// # Errors
+    /// [`LinkFault`] when no reply came.
+    pub async fn auth(
+        &mut self,
+        mechanism: &str,
+        initial: Option<&str>,
+    ) -> Result<Reply, LinkFault> {
+        self.client.auth(mechanism, initial);
+        self.reply(Awaited::Auth).await
+    }
+
+    /// The next step of AUTH: a response, in base64.
+    ///
+    /// # Errors
+    /// [`LinkFault`] when no reply came.
+    pub async fn auth_response(&mut self, response: &str) -> Result<Reply, LinkFault> {
+        self.client.auth_response(response);
+        self.reply(Awaited::Auth).await
+    }
+
+    /// MAIL and each RCPT, and DATA behind them, in one flight where the peer allows it (R2920-2).
+    ///
+    /// DATA is answered with 354 although nobody was accepted? Then its content is the lone dot, sent here.
+    ///
+    /// # Errors
+    /// [`LinkFault`]: there is no verdict on the message.
+    pub async fn envelope(&mut self, envelope: &Envelope) -> Result<EnvelopeVerdict, LinkFault> {
+        if self.client.extensions().pipelining {
+            self.write_envelope(envelope);
+            self.client.data();
+            let mut verdict = self.envelope_verdict(envelope).await?;
+            verdict.data = Some(self.data_verdict(&verdict).await?);
+            return Ok(verdict);
+        }
+        let mut verdict = self.envelope_in_steps(envelope).await?;
+        if verdict.accepted() > 0 {
+            self.client.data();
+            verdict.data = Some(self.data_verdict(&verdict).await?);
+        }
+        Ok(verdict)
+    }
+
+    /// Content of DATA: writes when enough has gathered.
+    ///
+    /// # Errors
+    /// [`LinkFault`]: there is no verdict on the message, and the connection must be closed.
+    pub async fn content(&mut self, part: &[u8]) -> Result<(), LinkFault> {
+        for block in part.chunks(BLOCK_OCTETS) {
+            self.client.content(block);
+            if self.client.output.len() >= BLOCK_OCTETS {
+                self.wire
+                    .write(&mut self.client.output, self.timeouts.block)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of the content of DATA, and what the peer says to the message: one reply, or in LMTP one
+    /// for each accepted recipient.
+    ///
+    /// # Errors
+    /// [`LinkFault`]: there is no verdict; the peer may have the message all the same.
+    pub async fn end_of_data(&mut self, accepted: usize) -> Result<Vec<Reply>, LinkFault> {
+        self.client.end_of_data(accepted);
+        self.verdicts().await
+    }
+
+    /// MAIL, RCPT and BDAT LAST for content of so many octets, the whole envelope in one flight with the
+    /// beginning of the content. Content follows by [`Dialogue::content`], the replies come with
+    /// [`Dialogue::chunk_verdict`].
+    pub fn begin_chunk(&mut self, envelope: &Envelope, octets: u64) {
+        self.write_envelope(envelope);
+        self.client.bdat(octets, true);
+    }
+
+    /// BDAT LAST alone, for content that waits until the envelope was accepted.
+    pub fn begin_chunk_after_envelope(&mut self, octets: u64) {
+        self.client.bdat(octets, true);
+    }
+
+    /// The replies to what [`Dialogue::begin_chunk`] began, after all of the content.
+    ///
+    /// # Errors
+    /// [`LinkFault`]: there is no verdict on the message.
+    pub async fn chunk_verdict(
+        &mut self,
+        envelope: &Envelope,
+    ) -> Result<(EnvelopeVerdict, Vec<Reply>), LinkFault> {
+        let verdict = self.envelope_verdict(envelope).await?;
+        let replies = self.verdicts().await?;
+        Ok((verdict, replies))
+    }
+
+    /// MAIL and each RCPT alone, in one flight where the peer allows it.
+    ///
+    /// # Errors
+    /// [`LinkFault`]: there is no verdict on the message.
+    pub async fn envelope_alone(
+        &mut self,
+        envelope: &Envelope,
+    ) -> Result<EnvelopeVerdict, LinkFault> {
+        if !self.client.extensions().pipelining {
+            return self.envelope_in_steps(envelope).await;
+        }
+        self.write_envelope(envelope);
+        self.envelope_verdict(envelope).await
+    }
+
+    /// The replies to the end of the content.
+    ///
+    /// # Errors
+    /// [`LinkFault`]: there is no verdict on the message.
+    pub async fn verdicts(&mut self) -> Result<Vec<Reply>, LinkFault> {
+        let mut replies = Vec::with_capacity(1);
+        while self.client.awaits() == Some(Awaited::EndOfData) {
+            replies.push(self.reply(Awaited::EndOfData).await?);
+        }
+        Ok(replies)
+    }
+
+    /// RSET: the transaction is over.
+    ///
+    /// # Errors
+    /// [`LinkFault`] when it was not answered.
+    pub async fn reset(&mut self) -> Result<(), LinkFault> {
+        self.client.reset();
+        let reply = self.reply(Awaited::Reset).await?;
+        positive(reply).map(drop)
+    }
+
+    /// NOOP: is the peer still there?
+    ///
+    /// # Errors
+    /// [`LinkFault`] when it was not answered.
+    pub async fn noop(&mut self) -> Result<(), LinkFault> {
+        self.client.noop();
+        self.reply(Awaited::Noop).await.map(drop)
+    }
+
+    /// QUIT. The 221 is a courtesy: it makes no difference whether it comes (R5321-26).
+    pub async fn quit(mut self) {
+        self.client.quit();
+        let _ = self.reply(Awaited::Quit).await;
+        self.wire.close(self.timeouts.quit).await;
+    }
+
+    fn write_envelope(&mut self, envelope: &Envelope) {
+        self.client
+            .mail(&envelope.reverse_path, &envelope.parameters);
+        for (path, parameters) in &envelope.recipients {
+            self.client.recipient(path, parameters);
+        }
+    }
+
+    async fn envelope_verdict(
+        &mut self,
+        envelope: &Envelope,
+    ) -> Result<EnvelopeVerdict, LinkFault> {
+        let mail = self.reply(Awaited::Mail).await?;
+        let mut recipients = Vec::with_capacity(envelope.recipients.len());
+        for _ in &envelope.recipients {
+            recipients.push(self.reply(Awaited::Recipient).await?);
+        }
+        Ok(EnvelopeVerdict {
+            mail,
+            recipients,
+            data: None,
+        })
+    }
+
+    /// One command at a time, and none that an earlier reply made pointless.
+    async fn envelope_in_steps(
+        &mut self,
+        envelope: &Envelope,
+    ) -> Result<EnvelopeVerdict, LinkFault> {
+        self.client
+            .mail(&envelope.reverse_path, &envelope.parameters);
+        let mail = self.reply(Awaited::Mail).await?;
+        let mut recipients = Vec::with_capacity(envelope.recipients.len());
+        if mail.is_positive() {
+            for (path, parameters) in &envelope.recipients {
+                self.client.recipient(path, parameters);
+                recipients.push(self.reply(Awaited::Recipient).await?);
+            }
+        }
+        Ok(EnvelopeVerdict {
+            mail,
+            recipients,
+            data: None,
+        })
+    }
+
+    async fn data_verdict(&mut self, envelope: &EnvelopeVerdict) -> Result<Reply, LinkFault> {
+        let reply = self.reply(Awaited::Data).await?;
+        if !reply.is_intermediate() {
+            self.client.no_content();
+            return Ok(reply);
+        }
+        if envelope.accepted() > 0 {
+            return Ok(reply);
+        }
+        // RFC 2920 §3.1: the peer waits for content that has nobody to go to; in LMTP nobody answers for it.
+        self.client.end_of_data(0);
+        let replies = self.verdicts().await?;
+        Ok(replies
+            .into_iter()
+            .next()
+            .filter(|reply| !reply.is_positive())
+            .unwrap_or_else(|| Reply::new(554, "5.5.1", "No valid recipients")))
+    }
+
+    /// Sends what waits and takes the next reply, which must answer `awaited`.
+    async fn reply(&mut self, awaited: Awaited) -> Result<Reply, LinkFault> {
+        let wait = self.timeout(awaited);
+        loop {
+            if let Some((found, reply)) = self.client.next(&mut self.wire.input)? {
+                debug_assert_eq!(found, awaited);
+                if reply.code() == 421 {
+                    return Err(LinkFault::Unavailable(reply));
+                }
+                return Ok(reply);
+            }
+            self.wire.exchange(&mut self.client.output, wait).await?;
+        }
+    }
+
+    fn timeout(&self, awaited: Awaited) -> std::time::Duration {
+        let timeouts = &self.timeouts;
+        match awaited {
+            Awaited::Greeting => timeouts.greeting,
+            Awaited::Mail => timeouts.mail,
+            Awaited::Recipient => timeouts.recipient,
+            Awaited::Data => timeouts.data,
+            Awaited::EndOfData | Awaited::Chunk => timeouts.end_of_data,
+            Awaited::Quit => timeouts.quit,
+            Awaited::Atrn
+            | Awaited::Auth
+            | Awaited::Hello
+            | Awaited::Noop
+            | Awaited::Reset
+            | Awaited::StartTls => timeouts.command,
+        }
+    }
+}
+
+fn positive(reply: Reply) -> Result<Reply, LinkFault> {
+    if reply.is_positive() {
+        Ok(reply)
+    } else {
+        Err(LinkFault::Unavailable(reply))
+    }
+}

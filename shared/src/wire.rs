@@ -1,0 +1,460 @@
+//! The one place where bytes meet a stream: TCP, a Unix socket, or TLS from either end.
+//!
+//! A [`Wire`] is a connection without a role. It owns the input buffer, so that a change of role loses
+//! nothing and smuggles nothing, and it reads while it writes, so that two peers never wait on each other.
+//! Every wait has a deadline. What the bytes mean is none of its business.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use crate::sasl::ChannelBinding;
+use crate::smtp::line::Input;
+use crate::tls::{self, ClientTls, ServerTls, SpkiPin};
+
+/// Octets that may wait unread while the peer does not take what is written.
+const INPUT_OCTETS_MAX: usize = 256 * 1024;
+
+/// Why nothing more comes, or goes.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The peer closed the connection.
+    #[error("the peer closed the connection")]
+    Closed,
+    /// Octets came where none may: behind a STARTTLS, before the handshake.
+    #[error("octets arrived before the TLS handshake")]
+    EarlyOctets,
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Io(io::Error),
+    /// Nothing happened in the time allowed.
+    #[error("nothing came in time")]
+    TimedOut,
+    /// The handshake failed.
+    #[error("TLS handshake failed: {0}")]
+    Tls(io::Error),
+}
+
+/// A connection and the octets that arrived on it.
+#[derive(Debug)]
+pub struct Wire {
+    stream: Stream,
+    /// What arrived and was not yet understood.
+    pub input: Input,
+    records: Records,
+    quick_ack: bool,
+}
+
+/// How octets are put into TLS records.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Records {
+    /// As many octets in a record as fit.
+    #[default]
+    Full,
+    /// Each line a record of its own, for peers that read one line from a record and then wait for the socket.
+    Lines,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    TlsClient(Box<client::TlsStream<TcpStream>>),
+    TlsServer(Box<server::TlsStream<TcpStream>>, ServerTls),
+    Unix(UnixStream),
+}
+
+impl Wire {
+    /// A connection in the clear. Small writes go out at once: every one of ours waits for an answer.
+    #[must_use]
+    pub fn tcp(stream: TcpStream) -> Self {
+        // It costs some latency if it fails, nothing else.
+        let _ = stream.set_nodelay(true);
+        Self::new(Stream::Tcp(stream))
+    }
+
+    /// A connection within this machine.
+    #[must_use]
+    pub fn unix(stream: UnixStream) -> Self {
+        Self::new(Stream::Unix(stream))
+    }
+
+    fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            input: Input::new(),
+            records: Records::default(),
+            quick_ack: false,
+        }
+    }
+
+    /// Connects by TCP to the first address that answers.
+    ///
+    /// # Errors
+    /// [`WireError`] of the last address tried.
+    pub async fn connect(addresses: &[SocketAddr], wait: Duration) -> Result<Self, WireError> {
+        let connect = async {
+            let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            for address in addresses {
+                match TcpStream::connect(address).await {
+                    Ok(stream) => return Ok(Self::tcp(stream)),
+                    Err(refused) => error = refused,
+                }
+            }
+            Err(WireError::Io(error))
+        };
+        deadline(wait, connect).await
+    }
+
+    /// Shakes hands as the TLS server.
+    ///
+    /// # Errors
+    /// [`WireError::EarlyOctets`] when the input is not empty, else what the handshake failed with.
+    pub async fn accept_tls(self, tls: &ServerTls, wait: Duration) -> Result<Self, WireError> {
+        let stream = self.clear_stream()?;
+        let handshake = async {
+            TlsAcceptor::from(tls.config())
+                .accept(stream)
+                .await
+                .map_err(WireError::Tls)
+        };
+        let stream = deadline(wait, handshake).await?;
+        Ok(Self::new(Stream::TlsServer(Box::new(stream), tls.clone())))
+    }
+
+    /// Shakes hands as the TLS client with the server called `name`.
+    ///
+    /// # Errors
+    /// [`WireError::EarlyOctets`] when the input is not empty, else what the handshake failed with.
+    pub async fn connect_tls(
+        self,
+        tls: &ClientTls,
+        name: ServerName<'static>,
+        wait: Duration,
+    ) -> Result<Self, WireError> {
+        let stream = self.clear_stream()?;
+        let handshake = async {
+            TlsConnector::from(tls.config())
+                .connect(name, stream)
+                .await
+                .map_err(WireError::Tls)
+        };
+        let stream = deadline(wait, handshake).await?;
+        Ok(Self::new(Stream::TlsClient(Box::new(stream))))
+    }
+
+    fn clear_stream(self) -> Result<TcpStream, WireError> {
+        if !self.input.is_empty() {
+            return Err(WireError::EarlyOctets);
+        }
+        match self.stream {
+            Stream::Tcp(stream) => Ok(stream),
+            _ => Err(WireError::Tls(io::Error::other(
+                "TLS starts on a TCP connection in the clear",
+            ))),
+        }
+    }
+
+    /// Puts each line into a TLS record of its own, or not.
+    pub fn set_records(&mut self, records: Records) {
+        self.records = records;
+    }
+
+    /// Acknowledges at once what the peer sends: a peer with Nagle's algorithm otherwise pauses 40 ms a line.
+    pub fn acknowledge_quickly(&mut self) {
+        self.quick_ack = true;
+    }
+
+    /// Whether the connection is encrypted.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        matches!(self.stream, Stream::TlsClient(_) | Stream::TlsServer(..))
+    }
+
+    /// What ties an authentication to this connection, strongest first.
+    #[must_use]
+    pub fn channel_bindings(&self) -> Vec<ChannelBinding> {
+        match &self.stream {
+            Stream::TlsServer(stream, tls) => {
+                tls::channel_bindings(stream.get_ref().1, Some(tls.certificate()))
+            }
+            Stream::TlsClient(stream) => {
+                let connection = stream.get_ref().1;
+                let certificate = connection
+                    .peer_certificates()
+                    .and_then(|chain| chain.first());
+                tls::channel_bindings(connection, certificate)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The pin of the certificate that the peer proved to own.
+    #[must_use]
+    pub fn peer_pin(&self) -> Option<SpkiPin> {
+        match &self.stream {
+            Stream::TlsServer(stream, _) => tls::peer_pin(stream.get_ref().1),
+            Stream::TlsClient(stream) => tls::peer_pin(stream.get_ref().1),
+            _ => None,
+        }
+    }
+
+    /// Takes what has arrived already, without waiting; true when there was something, or the peer is gone.
+    pub fn arrived(&mut self) -> bool {
+        let Stream::Tcp(stream) = &self.stream else {
+            return false;
+        };
+        match stream.try_read(self.input.space()) {
+            Ok(count) => {
+                self.input.filled(count);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Reads what comes, at least one octet, within `wait`.
+    ///
+    /// # Errors
+    /// [`WireError`]: the connection is of no more use, unless it timed out.
+    pub async fn read(&mut self, wait: Duration) -> Result<(), WireError> {
+        self.exchange(&mut Vec::new(), wait).await
+    }
+
+    /// Writes all of `output`, within `wait`, and leaves it empty.
+    ///
+    /// # Errors
+    /// [`WireError`]: the connection is of no more use.
+    pub async fn write(&mut self, output: &mut Vec<u8>, wait: Duration) -> Result<(), WireError> {
+        if output.is_empty() {
+            return Ok(());
+        }
+        let mut written = 0;
+        let all = poll_fn(|context| {
+            // What the peer says meanwhile is taken too, or it might never come to read.
+            if let Poll::Ready(Err(error)) = self.poll_fill(context) {
+                if !matches!(error, WireError::Closed) {
+                    return Poll::Ready(Err(error));
+                }
+            }
+            self.poll_drain(context, output, &mut written)
+        });
+        deadline(wait, all).await?;
+        output.clear();
+        Ok(())
+    }
+
+    /// Writes all of `output` and reads at least one octet, both within `wait`; neither waits for the other.
+    ///
+    /// # Errors
+    /// [`WireError`]: the connection is of no more use, unless it timed out.
+    pub async fn exchange(
+        &mut self,
+        output: &mut Vec<u8>,
+        wait: Duration,
+    ) -> Result<(), WireError> {
+        let mut written = 0;
+        let mut heard = false;
+        let both = poll_fn(|context| {
+            let drained = self.poll_drain(context, output, &mut written);
+            if !heard || drained.is_pending() {
+                match self.poll_fill(context) {
+                    Poll::Ready(Ok(())) => heard = true,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {}
+                }
+            }
+            ready!(drained)?;
+            if heard {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
+            }
+        });
+        deadline(wait, both).await?;
+        output.clear();
+        Ok(())
+    }
+
+    /// Says that nothing more follows: in TLS too, so that the peer knows it was not cut off.
+    pub async fn close(mut self, wait: Duration) {
+        let shutdown =
+            poll_fn(|context| self.pinned().poll_shutdown(context).map_err(WireError::Io));
+        // The connection is given up either way.
+        let _ = deadline(wait, shutdown).await;
+    }
+
+    fn pinned(&mut self) -> Pin<&mut Stream> {
+        Pin::new(&mut self.stream)
+    }
+
+    /// Reads once into the input, unless it is full.
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        if self.input.bytes().len() >= INPUT_OCTETS_MAX {
+            return Poll::Pending;
+        }
+        let mut buffer = ReadBuf::new(self.input.space());
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))
+            .map_err(WireError::Io)?;
+        let count = buffer.filled().len();
+        self.input.filled(count);
+        if self.quick_ack {
+            self.stream.acknowledge();
+        }
+        Poll::Ready(if count == 0 {
+            Err(WireError::Closed)
+        } else {
+            Ok(())
+        })
+    }
+
+    /// Writes and flushes what is left of `output`.
+    fn poll_drain(
+        &mut self,
+        context: &mut Context<'_>,
+        output: &[u8],
+        written: &mut usize,
+    ) -> Poll<Result<(), WireError>> {
+        while *written < output.len() {
+            let rest = &output[*written..];
+            let part = match self.records {
+                Records::Full => rest,
+                Records::Lines => memchr::memchr(b'\n', rest).map_or(rest, |end| &rest[..=end]),
+            };
+            let count = ready!(self.pinned().poll_write(context, part)).map_err(WireError::Io)?;
+            if count == 0 {
+                return Poll::Ready(Err(WireError::Closed));
+            }
+            *written += count;
+        }
+        self.pinned().poll_flush(context).map_err(WireError::Io)
+    }
+}
+
+async fn deadline<T>(
+    wait: Duration,
+    work: impl Future<Output = Result<T, WireError>>,
+) -> Result<T, WireError> {
+    tokio::time::timeout(wait, work)
+        .await
+        .unwrap_or(Err(WireError::TimedOut))
+}
+
+impl Stream {
+    fn acknowledge(&self) {
+        let tcp = match self {
+            Self::Tcp(tcp) => tcp,
+            Self::TlsClient(stream) => stream.get_ref().0,
+            Self::TlsServer(stream, _) => stream.get_ref().0,
+            Self::Unix(_) => return,
+        };
+        // A hint to the kernel: without it the peer is slower, not wrong.
+        let _ = socket2::SockRef::from(tcp).set_tcp_quickack(true);
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::TlsClient(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::TlsServer(stream, _) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::TlsClient(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::TlsServer(stream, _) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::TlsClient(stream) => Pin::new(stream).poll_flush(cx),
+            Self::TlsServer(stream, _) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::TlsClient(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::TlsServer(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(20);
+
+    async fn pair() -> (Wire, Wire) {
+        let (left, right) = UnixStream::pair().unwrap();
+        (Wire::unix(left), Wire::unix(right))
+    }
+
+    #[tokio::test]
+    async fn two_peers_that_write_at_once_do_not_wait_on_each_other() {
+        let (mut left, mut right) = pair().await;
+        let octets = 8 << 20;
+        // More than any socket buffer holds, from both ends, with bounded input on both.
+        left.acknowledge_quickly();
+        right.acknowledge_quickly();
+        let both =
+            async { tokio::join!(talk_in_parts(left, octets), talk_in_parts(right, octets)) };
+        assert_eq!(both.await, (octets, octets));
+    }
+
+    /// Writes `octets` in parts while it reads as many.
+    async fn talk_in_parts(mut wire: Wire, octets: usize) -> usize {
+        let (mut heard, mut said) = (0, 0);
+        while heard < octets || said < octets {
+            let part = (octets - said).min(100_000);
+            let mut output = vec![b'x'; part];
+            if heard < octets {
+                wire.exchange(&mut output, WAIT).await.unwrap();
+            } else {
+                wire.write(&mut output, WAIT).await.unwrap();
+            }
+            said += part;
+            let count = wire.input.bytes().len();
+            heard += wire.input.take(count).len();
+        }
+        heard
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_gone_or_silent_is_noticed() {
+        let (mut left, right) = pair().await;
+        let silent = left.read(Duration::from_millis(1)).await;
+        assert!(matches!(silent, Err(WireError::TimedOut)));
+        drop(right);
+        assert!(matches!(left.read(WAIT).await, Err(WireError::Closed)));
+    }
+}
