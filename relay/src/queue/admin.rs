@@ -1,0 +1,183 @@
+//! The admin's verbs of the store: what is in the queue, and what is done to it by hand.
+
+use jiff::Timestamp;
+
+use super::Store;
+use super::body::ContentReader;
+use super::envelope::Action;
+use super::error::StoreError;
+use super::id::{DeliveryId, DeliveryKey, QueueId, Reference};
+use super::lease::{Held, SessionId};
+use super::query::{
+    Changed, DomainTotal, Filter, Found, Item, Message, Selection, StatsBy, StatsRow,
+};
+use super::sqlite::reader;
+use super::sqlite::writer::Change;
+
+/// Deliveries of one change in one commit: a change of the whole queue must not stall accepts.
+const CHANGE_MAX: usize = 500;
+
+impl Store {
+    /// Deliveries that match, oldest first, behind `after`: page by page with the last id of the one before.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn list(
+        &self,
+        filter: Filter,
+        after: Option<DeliveryId>,
+        limit: usize,
+    ) -> Result<Vec<Item>, StoreError> {
+        let after = after.map(|id| id.key);
+        let items = self.shared.read(move |shared, connection| {
+            let rows = reader::list(shared, connection, &filter, after, limit)?;
+            rows.iter().map(|row| reader::item(shared, row)).collect()
+        });
+        items.await
+    }
+
+    /// How many deliveries match: what a change with this filter would look at.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn count(&self, filter: Filter) -> Result<Found, StoreError> {
+        let found = self
+            .shared
+            .read(move |shared, connection| reader::count(shared, connection, &filter));
+        found.await
+    }
+
+    /// All that is known of one message; `None` when it is not in the queue.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn show(&self, message: QueueId) -> Result<Option<Message>, StoreError> {
+        let shown = self
+            .shared
+            .read(move |shared, connection| reader::show(shared, connection, message));
+        shown.await
+    }
+
+    /// The content of one message, whoever has it leased.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is damaged.
+    pub async fn content(&self, message: QueueId) -> Result<Option<ContentReader>, StoreError> {
+        let found = self
+            .shared
+            .read(move |_, connection| reader::content(connection, message));
+        match found.await? {
+            None => Ok(None),
+            Some((size, true)) => ContentReader::open(self.shared.spool(), message, size)
+                .await
+                .map(Some),
+            Some((size, false)) => self.shared.inline_content(message, size).await.map(Some),
+        }
+    }
+
+    /// Deliveries by age and something else. Reads the whole queue.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn stats(&self, by: StatsBy) -> Result<Vec<StatsRow>, StoreError> {
+        let now = Timestamp::now();
+        self.shared
+            .read(move |_, connection| reader::stats(connection, by, now))
+            .await
+    }
+
+    /// What every domain has in the queue, also one that is not configured any more. Costs the same
+    /// at any depth.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn totals(&self) -> Result<Vec<DomainTotal>, StoreError> {
+        self.shared.read(reader::totals).await
+    }
+
+    /// Does an admin's action to all that is selected. A delivery that a session holds is left alone
+    /// and counted: what is being sent can no longer be kept back, and its outcome must find its row.
+    ///
+    /// # Errors
+    /// When the database fails; what was done before that is durable.
+    pub async fn change(
+        &self,
+        action: Action,
+        selection: Selection,
+    ) -> Result<Changed, StoreError> {
+        let mut done = Changed::default();
+        match selection {
+            Selection::Ids(ids) => {
+                for ids in ids.chunks(CHANGE_MAX) {
+                    let keys = self.resolve(ids.to_vec(), &mut done).await?;
+                    self.change_keys(action, keys, &mut done).await?;
+                }
+            }
+            Selection::Filter(filter) => {
+                let mut after = None;
+                loop {
+                    let keys = self.page(filter.clone(), after).await?;
+                    let Some(last) = keys.last() else {
+                        break;
+                    };
+                    after = Some(*last);
+                    self.change_keys(action, keys, &mut done).await?;
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    async fn resolve(
+        &self,
+        ids: Vec<Reference>,
+        done: &mut Changed,
+    ) -> Result<Vec<DeliveryKey>, StoreError> {
+        let found = self.shared.read(move |_, connection| {
+            let mut keys = Vec::new();
+            let mut unknown = Vec::new();
+            for id in ids {
+                match reader::keys_of(connection, id)? {
+                    found if found.is_empty() => unknown.push(id),
+                    found => keys.extend(found),
+                }
+            }
+            Ok((keys, unknown))
+        });
+        let (keys, mut unknown) = found.await?;
+        done.unknown.append(&mut unknown);
+        Ok(keys)
+    }
+
+    async fn page(
+        &self,
+        filter: Filter,
+        after: Option<DeliveryKey>,
+    ) -> Result<Vec<DeliveryKey>, StoreError> {
+        let rows = self.shared.read(move |shared, connection| {
+            let rows = reader::list(shared, connection, &filter, after, CHANGE_MAX)?;
+            Ok(rows.into_iter().map(|row| row.key()).collect())
+        });
+        rows.await
+    }
+
+    async fn change_keys(
+        &self,
+        action: Action,
+        keys: Vec<DeliveryKey>,
+        done: &mut Changed,
+    ) -> Result<(), StoreError> {
+        let named = keys.len() as u64;
+        let leases = &self.shared.leases;
+        let held = keys
+            .into_iter()
+            .filter_map(|key| leases.hold(key, SessionId::ADMIN));
+        let held: Vec<Held> = held.collect();
+        let free = held.len() as u64;
+        let changed = self.writer.change(Change { action, held }).await?;
+        done.leased += named - free;
+        done.unsuitable += free - changed;
+        done.changed += changed;
+        Ok(())
+    }
+}

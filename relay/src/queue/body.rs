@@ -1,0 +1,338 @@
+//! Content on its way into the queue and out of it: small in memory, large in a file, never whole.
+//!
+//! A file is written, synced, and its directory synced, before the commit that names it; it is removed
+//! after the commit that forgets it. So a crash leaves at worst a file that no row names, which the
+//! next start sweeps away. Runtime workers never touch a file: each hop to a blocking thread carries
+//! [`CHUNK_BYTES`], and while one chunk is written the next one fills.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+
+use bytes::Bytes;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::error::StoreError;
+use super::id::QueueId;
+use super::sqlite::keeper::Chore;
+
+/// Content up to this size lives in the database. Measured: docs/decisions/0002-queue-on-sqlite.md.
+pub const INLINE_BYTES: usize = 32 * 1024;
+/// One hop between a session and the disk. Two of them are in memory for each body.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// The directory of content files.
+#[derive(Debug)]
+pub(super) struct Spool {
+    path: PathBuf,
+    directory: File,
+    /// Who removes files, so that no session waits for it.
+    chores: SyncSender<Chore>,
+}
+
+/// A content file that is removed again unless [`SpoolFile::keep`] is called.
+#[derive(Debug)]
+pub(super) struct SpoolFile {
+    id: QueueId,
+    file: File,
+    kept: AtomicBool,
+    spool: Arc<Spool>,
+}
+
+/// Takes a message's content. Dropping it discards what was written.
+#[derive(Debug)]
+#[must_use = "content that is not accepted is discarded"]
+pub struct BodyWriter {
+    id: QueueId,
+    size: u64,
+    buffer: Vec<u8>,
+    file: Option<Arc<SpoolFile>>,
+    writing: Option<JoinHandle<io::Result<Written>>>,
+    spool: Arc<Spool>,
+}
+
+/// What comes back from a blocking thread: the file, and the buffer for its next use.
+type Written = (Arc<SpoolFile>, Vec<u8>);
+
+/// Content that is complete, and durable if it is in a file.
+#[derive(Debug)]
+pub(super) enum Body {
+    Inline(Vec<u8>),
+    Spool(Arc<SpoolFile>),
+}
+
+/// Gives a message's content piece by piece.
+#[derive(Debug)]
+pub struct ContentReader {
+    size: u64,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Done,
+    File(JoinHandle<io::Result<(File, Vec<u8>)>>, u64),
+    Inline(Bytes),
+}
+
+impl Spool {
+    pub(super) fn open(path: PathBuf, chores: SyncSender<Chore>) -> io::Result<Self> {
+        let directory = File::open(&path)?;
+        Ok(Self {
+            path,
+            directory,
+            chores,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&self, id: QueueId) -> PathBuf {
+        self.path.join(id.to_string())
+    }
+
+    /// Removes a file now or soon.
+    pub(super) fn discard(&self, id: QueueId) {
+        // A full channel or an ended thread must not lose the file: then it is done here.
+        let refused = self.chores.try_send(Chore::Remove(id));
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = refused {
+            self.remove(id);
+        }
+    }
+
+    pub(super) fn remove(&self, id: QueueId) {
+        let path = self.file(id);
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "cannot remove a content file");
+            }
+        }
+    }
+
+    fn create(self: &Arc<Self>, id: QueueId) -> io::Result<Arc<SpoolFile>> {
+        let file = File::create_new(self.file(id))?;
+        Ok(Arc::new(SpoolFile {
+            id,
+            file,
+            kept: AtomicBool::new(false),
+            spool: Arc::clone(self),
+        }))
+    }
+}
+
+impl SpoolFile {
+    /// The file has a row now; it goes when the row goes.
+    pub(super) fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
+    }
+
+    /// File first, then the directory that names it (R5321-15).
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.spool.directory.sync_all()
+    }
+}
+
+impl Drop for SpoolFile {
+    fn drop(&mut self) {
+        if !self.kept.load(Ordering::Relaxed) {
+            self.spool.discard(self.id);
+        }
+    }
+}
+
+impl BodyWriter {
+    pub(super) fn new(id: QueueId, spool: Arc<Spool>) -> Self {
+        Self {
+            id,
+            size: 0,
+            buffer: Vec::new(),
+            file: None,
+            writing: None,
+            spool,
+        }
+    }
+
+    /// The id that the message will have, for its trace header.
+    #[must_use]
+    pub fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// Octets written so far.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether nothing was written yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.size == 0
+    }
+
+    /// Takes the next piece; waits only when the disk is a whole chunk behind.
+    ///
+    /// # Errors
+    /// When the disk fails or is full; the body is of no use afterwards.
+    pub async fn write(&mut self, mut part: &[u8]) -> Result<(), StoreError> {
+        self.size += part.len() as u64;
+        if self.size <= INLINE_BYTES as u64 {
+            self.buffer.extend_from_slice(part);
+            return Ok(());
+        }
+        while !part.is_empty() {
+            let room = CHUNK_BYTES - self.buffer.len();
+            let (now, later) = part.split_at(room.min(part.len()));
+            self.buffer.extend_from_slice(now);
+            part = later;
+            if self.buffer.len() == CHUNK_BYTES {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Completes the content; what does not fit the database is on disk afterwards.
+    pub(super) async fn finish(mut self) -> Result<Body, StoreError> {
+        if self.size <= INLINE_BYTES as u64 {
+            return Ok(Body::Inline(std::mem::take(&mut self.buffer)));
+        }
+        self.written().await?;
+        let buffer = std::mem::take(&mut self.buffer);
+        let (id, spool, file) = (self.id, Arc::clone(&self.spool), self.file.take());
+        let synced = spawn_blocking(move || {
+            let file = file.map_or_else(|| spool.create(id), Ok)?;
+            (&file.file).write_all(&buffer)?;
+            file.sync().map(|()| file)
+        });
+        let file = blocking(synced.await, "write a content file")?;
+        Ok(Body::Spool(file))
+    }
+
+    /// Gives the buffer to a blocking thread, once the one before has come back.
+    async fn flush(&mut self) -> Result<(), StoreError> {
+        let next = self.written().await?;
+        let mut buffer = std::mem::replace(&mut self.buffer, next);
+        let (id, spool, file) = (self.id, Arc::clone(&self.spool), self.file.clone());
+        self.writing = Some(spawn_blocking(move || {
+            let file = file.map_or_else(|| spool.create(id), Ok)?;
+            (&file.file).write_all(&buffer)?;
+            buffer.clear();
+            Ok((file, buffer))
+        }));
+        Ok(())
+    }
+
+    /// Waits for the write under way and gives an empty buffer.
+    async fn written(&mut self) -> Result<Vec<u8>, StoreError> {
+        // Taken only when it is done: whoever gives up waiting must find it here again.
+        let Some(writing) = self.writing.as_mut() else {
+            return Ok(Vec::new());
+        };
+        let done = writing.await;
+        self.writing = None;
+        let (file, buffer) = blocking(done, "write a content file")?;
+        self.file = Some(file);
+        Ok(buffer)
+    }
+}
+
+impl ContentReader {
+    pub(super) fn inline(content: Bytes) -> Self {
+        Self {
+            size: content.len() as u64,
+            source: Source::Inline(content),
+        }
+    }
+
+    pub(super) async fn open(
+        spool: &Spool,
+        message: QueueId,
+        size: u64,
+    ) -> Result<Self, StoreError> {
+        let path = spool.file(message);
+        let opened = spawn_blocking(move || open_whole(&path, size)).await;
+        let file = match opened {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Damaged(format!("no content file of {message}")));
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                let text = format!("the content file of {message} is not {size} octets long");
+                return Err(StoreError::Damaged(text));
+            }
+            opened => blocking(opened, "open a content file")?,
+        };
+        let source = Source::File(read_ahead(file, Vec::new(), size), size);
+        Ok(Self { size, source })
+    }
+
+    /// Octets in all.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The next piece; `None` after the last. While it is sent the next one is read.
+    ///
+    /// # Errors
+    /// When the disk fails. Then the transaction must be broken off, never ended (OWN-3).
+    pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        match &mut self.source {
+            Source::Done => Ok(None),
+            Source::Inline(content) => {
+                let content = std::mem::take(content);
+                self.source = Source::Done;
+                Ok(Some(content).filter(|content| !content.is_empty()))
+            }
+            Source::File(reading, left) => {
+                let (file, chunk) = blocking(reading.await, "read a content file")?;
+                let left = *left - chunk.len() as u64;
+                self.source = match left {
+                    0 => Source::Done,
+                    _ => Source::File(read_ahead(file, Vec::new(), left), left),
+                };
+                Ok(Some(Bytes::from(chunk)))
+            }
+        }
+    }
+}
+
+fn open_whole(path: &Path, size: u64) -> io::Result<File> {
+    let file = File::open(path)?;
+    if file.metadata()?.len() != size {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(file)
+}
+
+fn read_ahead(
+    file: File,
+    mut chunk: Vec<u8>,
+    left: u64,
+) -> JoinHandle<io::Result<(File, Vec<u8>)>> {
+    spawn_blocking(move || {
+        let length = usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+        chunk.resize(length, 0);
+        (&file).read_exact(&mut chunk)?;
+        Ok((file, chunk))
+    })
+}
+
+/// The result of a blocking thread; one that was cancelled means that the runtime shuts down.
+fn blocking<T>(
+    result: Result<io::Result<T>, tokio::task::JoinError>,
+    attempt: &'static str,
+) -> Result<T, StoreError> {
+    match result {
+        Ok(result) => result.map_err(|error| StoreError::io(attempt, error)),
+        Err(_) => Err(StoreError::Closed),
+    }
+}

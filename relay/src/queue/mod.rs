@@ -1,0 +1,326 @@
+//! The durable queue: accept, claim, settle, query, change.
+//!
+//! [`Store`] is the only way in, and a cheap handle. A message is accepted once with its content and
+//! becomes a delivery for each domain; a session claims deliveries, which writes nothing, and settles
+//! them; the content goes with the last delivery. What runs behind it, and why mail that was answered
+//! `250` survives, is described in `sqlite::writer`; who reads configuration, speaks a protocol or
+//! decides what a reply means, is not in here.
+
+mod admin;
+mod body;
+mod envelope;
+mod error;
+mod id;
+mod lease;
+mod query;
+pub mod retry;
+mod sqlite;
+
+use std::fs::{DirBuilder, File, TryLockError};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
+
+use atrn_shared::smtp::address::Domain;
+use jiff::Timestamp;
+
+use self::body::Spool;
+use self::envelope::Place;
+use self::lease::Held;
+use self::sqlite::keeper::{self, Chore};
+use self::sqlite::writer::{Accept, Settle, Verdict, Writer};
+use self::sqlite::{Shared, reader};
+
+pub use self::body::{BodyWriter, ContentReader, INLINE_BYTES};
+pub use self::envelope::{
+    Action, Delivery, DeliveryRecipient, Envelope, Lease, Outcome, Recipient, State,
+};
+pub use self::error::{OpenError, StoreError};
+pub use self::id::{DeliveryId, IdError, QueueId, Reference};
+pub use self::lease::SessionId;
+pub use self::query::{
+    AGE_MINUTES, Changed, DomainTotal, Filter, Found, Item, Message, MessageDelivery,
+    PAGE_DELIVERIES, RecipientDetail, Selection, StatsBy, StatsRow,
+};
+
+/// Content that a claim brings along, so that small mail needs no second look into the database.
+const CLAIM_OCTETS_MAX: usize = 1024 * 1024;
+/// The queue. Clones are handles of the same one; it closes with the last of them.
+#[derive(Clone, Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    writer: Writer,
+    _threads: Arc<Threads>,
+}
+
+/// Ends the threads with the last handle: what was handed over is still written.
+#[derive(Debug)]
+struct Threads {
+    shared: Arc<Shared>,
+    writer: Writer,
+    chores: SyncSender<Chore>,
+    writer_thread: Option<JoinHandle<()>>,
+    keeper_thread: Option<JoinHandle<()>>,
+    /// Released last: nobody else may open the queue before all is written.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the queue in `data_dir`, and makes it where there is none. Only one process at a time
+    /// can; one that was killed leaves nothing to repair.
+    ///
+    /// # Errors
+    /// [`OpenError`] in one line for the operator. Nothing is left half-started.
+    pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
+        let spool_path = data_dir.join("spool");
+        for path in [data_dir, &spool_path] {
+            // Readable by nobody else: it is other people's mail.
+            let mut builder = DirBuilder::new();
+            let made = builder.recursive(true).mode(0o700).create(path);
+            made.map_err(|error| OpenError::io(path, error))?;
+        }
+        let lock = lock(&data_dir.join("queue.lock"))?;
+        let database = data_dir.join("queue.db");
+        let connection = sqlite::open_writer(&database)?;
+        let (chores, chores_waiting) = keeper::chores();
+        let spool = Spool::open(spool_path.clone(), chores.clone())
+            .map_err(|error| OpenError::io(&spool_path, error))?;
+        let shared = Arc::new(Shared::load(&connection, database, spool)?);
+        let io = |error| OpenError::io(data_dir, error);
+        let (writer, thread) = Writer::start(connection, Arc::clone(&shared)).map_err(io)?;
+        let mut threads = Threads {
+            shared: Arc::clone(&shared),
+            writer: writer.clone(),
+            chores,
+            writer_thread: Some(thread),
+            keeper_thread: None,
+            _lock: lock,
+        };
+        let thread = keeper::start(Arc::clone(&shared), writer.clone(), chores_waiting);
+        threads.keeper_thread = Some(thread.map_err(io)?);
+        Ok(Self {
+            shared,
+            writer,
+            _threads: Arc::new(threads),
+        })
+    }
+
+    /// Room for the content of a message. It has the message's id already, for the trace header.
+    pub fn body(&self) -> BodyWriter {
+        let id = self.shared.ids.next(Timestamp::now());
+        BodyWriter::new(id, Arc::clone(self.shared.spool()))
+    }
+
+    /// Takes a message. When this returns an id the message is durable, and only then (R5321-15).
+    ///
+    /// # Errors
+    /// When it is not known to be durable. The content is discarded.
+    pub async fn accept(
+        &self,
+        envelope: Envelope,
+        body: BodyWriter,
+    ) -> Result<QueueId, StoreError> {
+        let id = body.id();
+        let size = body.len();
+        let deliveries = sqlite::by_domain(&envelope.recipients);
+        if deliveries.is_empty() {
+            return Err(StoreError::Damaged(format!("{id} has no recipients")));
+        }
+        let accept = Accept {
+            id,
+            received_at: Timestamp::now(),
+            received_from: envelope.received_from,
+            reverse_path: envelope.reverse_path.to_string(),
+            parameters: envelope.mail_parameters.to_string().trim_start().to_owned(),
+            flags: sqlite::flags(envelope.eight_bit, envelope.needs_smtputf8),
+            size,
+            deliveries,
+            body: body.finish().await?,
+        };
+        self.writer.accept(accept).await?;
+        Ok(id)
+    }
+
+    /// Takes up to `max` deliveries of these domains for a session, in the order in which they came,
+    /// without those that another session has. Nothing is written, so it may be called as often as need be.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn claim(
+        &self,
+        session: SessionId,
+        domains: &[Domain],
+        max: usize,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let places = self.claimable(domains);
+        if places.is_empty() || max == 0 {
+            return Ok(Vec::new());
+        }
+        let shared = Arc::clone(&self.shared);
+        let claimed = self.shared.read(move |_, connection| {
+            let held = {
+                let claim = shared.leases.claim();
+                let now = Timestamp::now();
+                let keys = reader::candidates(connection, &claim, &places, max, now)?;
+                let held = keys.into_iter().filter_map(|key| claim.hold(key, session));
+                held.collect::<Vec<Held>>()
+            };
+            let mut octets_left = CLAIM_OCTETS_MAX;
+            let leases = held.into_iter();
+            let leases = leases.map(|held| lease(&shared, connection, held, &mut octets_left));
+            leases.filter_map(Result::transpose).collect()
+        });
+        claimed.await
+    }
+
+    /// Whether a claim would bring anything now: the answer to ATRN.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn waiting(&self, domains: &[Domain]) -> Result<bool, StoreError> {
+        let places = self.claimable(domains);
+        if places.is_empty() {
+            return Ok(false);
+        }
+        let found = self.shared.read(move |shared, connection| {
+            let claim = shared.leases.claim();
+            reader::candidates(connection, &claim, &places, 1, Timestamp::now())
+        });
+        Ok(!found.await?.is_empty())
+    }
+
+    /// Records the end of a lease: an outcome for each recipient, in order. The settlement is handed
+    /// over at once, so that the next message can be sent while the returned future waits for the
+    /// commit; the delivery stays leased until then.
+    ///
+    /// Delivered recipients leave, deferred ones wait with back-off, failed ones are kept and shown.
+    /// Where they differ the delivery is split, and what is left gets new delivery ids.
+    ///
+    /// # Errors
+    /// When the commit failed. The store keeps the lease and goes on trying, because mail that is
+    /// inside must not be sent again; the caller should end its session.
+    pub fn settle(
+        &self,
+        lease: Lease,
+        outcomes: Vec<Outcome>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let Lease { delivery, held, .. } = lease;
+        let verdict = Verdict::of(&delivery.recipients, outcomes);
+        let settled = (!verdict.changes_nothing()).then(|| {
+            self.writer.settle(Settle {
+                held,
+                size: delivery.size,
+                now: Timestamp::now(),
+                verdict,
+            })
+        });
+        async move {
+            match settled {
+                Some(settled) => settled.await,
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// Deliveries that sessions hold now.
+    #[must_use]
+    pub fn leased(&self) -> usize {
+        self.shared.leases.count()
+    }
+
+    /// The states of these domains that hold anything a claim could take.
+    fn claimable(&self, domains: &[Domain]) -> Vec<(i64, State)> {
+        let catalog = self.shared.catalog();
+        let keys = catalog.keys_of(domains).into_iter();
+        let places = keys.flat_map(|key| [(key, State::Queued), (key, State::Deferred)]);
+        places
+            .filter(|(key, state)| catalog.amount(*key, *state).deliveries > 0)
+            .collect()
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.writer.stop();
+        if let Some(thread) = self.writer_thread.take() {
+            let _ = thread.join();
+        }
+        let _ = self.chores.send(Chore::Stop);
+        if let Some(thread) = self.keeper_thread.take() {
+            let _ = thread.join();
+        }
+        self.shared.close_readers();
+    }
+}
+
+/// The lease of a claimed delivery with what is needed to send it.
+fn lease(
+    shared: &Arc<Shared>,
+    connection: &rusqlite::Connection,
+    held: Held,
+    octets_left: &mut usize,
+) -> Result<Option<Lease>, StoreError> {
+    let key = held.key();
+    let Some(row) = reader::delivery(connection, key)? else {
+        return Ok(None);
+    };
+    let delivery = match row.delivery(shared) {
+        Ok(delivery) => delivery,
+        Err(error) => {
+            // Nobody can send it, and it must not stop the others: it stays leased, so that it
+            // shows in lists and is not claimed again, until somebody looks at it.
+            tracing::error!(delivery_id = %shared.delivery_id(key), %error, "cannot be delivered");
+            std::mem::forget(held);
+            return Ok(None);
+        }
+    };
+    let place = if row.is_spooled() {
+        Place::Spool
+    } else {
+        claimed_content(connection, &delivery, octets_left)?
+    };
+    Ok(Some(Lease {
+        delivery,
+        held,
+        place,
+        shared: Arc::clone(shared),
+    }))
+}
+
+fn claimed_content(
+    connection: &rusqlite::Connection,
+    delivery: &Delivery,
+    octets_left: &mut usize,
+) -> Result<Place, StoreError> {
+    let left = usize::try_from(delivery.size)
+        .ok()
+        .and_then(|size| octets_left.checked_sub(size));
+    let Some(left) = left else {
+        return Ok(Place::Inline);
+    };
+    let content = reader::inline(connection, delivery.id.queue_id())?;
+    let whole = content.filter(|content| content.len() as u64 == delivery.size);
+    *octets_left = left;
+    Ok(whole.map_or(Place::Inline, Place::Here))
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let io = |error| OpenError::io(path, error);
+    let mut options = File::options();
+    let file = options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let path = path.to_owned();
+            Err(OpenError::InUse { path })
+        }
+        Err(TryLockError::Error(error)) => Err(io(error)),
+    }
+}

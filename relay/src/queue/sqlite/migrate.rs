@@ -1,0 +1,97 @@
+//! Makes and updates the database, and refuses one that is not ours, newer than we are, or damaged.
+//!
+//! The check at start costs the same for a million messages as for none: the file's header and schema,
+//! both ends of every tree, and for a small file the whole structure. A defect in the middle of a large
+//! one shows when it is read, and then concerns that message ([`super::super::error::StoreError::Damaged`]).
+
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode};
+use rusqlite_migration::{Error, M, MigrationDefinitionError, Migrations};
+
+use super::super::error::OpenError;
+
+/// "atrn" in the header of the file: opening somebody else's database must not add tables to it.
+const APPLICATION_ID: i32 = 0x6174_726e;
+/// Up to this size every page is checked at start (some 50 ms).
+const WHOLE_CHECK_BYTES: i64 = 32 * 1024 * 1024;
+/// Only ever appended to.
+const STEPS: &[M<'static>] = &[M::up(include_str!("schema.sql"))];
+
+/// Both ends of each tree, and with them the way down to the leaves.
+const ENDS: [&str; 5] = [
+    "SELECT min(key), max(key) FROM message",
+    "SELECT min(message), max(message) FROM body",
+    "SELECT min(message), max(message) FROM delivery",
+    "SELECT count(*) FROM total JOIN domain ON domain.key = total.domain",
+    "SELECT min(domain), max(domain) FROM delivery INDEXED BY delivery_order",
+];
+
+/// Brings the database to the schema of this version.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let sqlite = |error| OpenError::sqlite(path, error);
+    let fresh = is_empty(connection).map_err(sqlite)?;
+    let owner: i32 = connection
+        .pragma_query_value(None, "application_id", |row| row.get(0))
+        .map_err(sqlite)?;
+    if !fresh && owner != APPLICATION_ID {
+        return Err(OpenError::damaged(path, "made by another program"));
+    }
+    connection
+        .pragma_update(None, "application_id", APPLICATION_ID)
+        .map_err(sqlite)?;
+    Migrations::from_slice(STEPS)
+        .to_latest(connection)
+        .map_err(|error| match error {
+            Error::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => {
+                let path = path.to_owned();
+                OpenError::Newer { path }
+            }
+            Error::RusqliteError { err, .. } => OpenError::sqlite(path, err),
+            other => OpenError::damaged(path, other.to_string()),
+        })
+}
+
+/// Refuses what is visibly damaged; nothing is repaired.
+pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let damaged = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(ErrorCode::Unknown) | None => OpenError::damaged(path, error.to_string()),
+        Some(_) => OpenError::sqlite(path, error),
+    };
+    for query in ENDS {
+        connection
+            .query_row(query, [], |_| Ok(()))
+            .map_err(damaged)?;
+    }
+    let size = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+    let size: i64 = connection
+        .query_row(size, [], |row| row.get(0))
+        .map_err(damaged)?;
+    if size > WHOLE_CHECK_BYTES {
+        return Ok(());
+    }
+    let found: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(damaged)?;
+    match found.as_str() {
+        "ok" => Ok(()),
+        found => Err(OpenError::damaged(path, found)),
+    }
+}
+
+fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    let tables = "SELECT count(*) FROM sqlite_schema";
+    connection
+        .query_row(tables, [], |row| row.get::<_, i64>(0))
+        .map(|count| count == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_migrations_hold_together() {
+        assert_eq!(Migrations::from_slice(STEPS).validate(), Ok(()));
+    }
+}

@@ -1,0 +1,298 @@
+//! The queue on SQLite: one writer, many readers, and a keeper that moves the log into the database.
+
+pub(super) mod keeper;
+mod migrate;
+mod operation;
+pub(super) mod reader;
+mod row;
+pub(super) mod writer;
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use atrn_shared::smtp::address::Domain;
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+use super::body::{ContentReader, Spool};
+use super::envelope::{Recipient, State};
+use super::error::{OpenError, StoreError};
+use super::id::{DeliveryId, DeliveryKey, IdSource, QueueId};
+use super::lease::Leases;
+
+use self::row::StoredRecipient;
+
+/// Measured: docs/decisions/0002-queue-on-sqlite.md.
+const PAGE_BYTES: i64 = 4096;
+/// The writer is alone, so it waits for a lock only while a log is recovered or truncated.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Queries at one time; more wait. A long list must not take all blocking threads.
+const READERS_MAX: usize = 4;
+/// Prepared statements kept by each connection; more than there are in this folder.
+const STATEMENTS_MAX: usize = 64;
+
+/// What all parts of one open store have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) database: PathBuf,
+    pub(super) ids: IdSource,
+    pub(super) instance: u32,
+    pub(super) leases: Arc<Leases>,
+    spool: Arc<Spool>,
+    catalog: Mutex<Catalog>,
+    readers: Mutex<Vec<Connection>>,
+    permits: Semaphore,
+}
+
+/// What the database says about domains, kept in memory too. The writer changes it after each commit.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Catalog {
+    pub(super) keys: HashMap<Domain, i64>,
+    pub(super) names: HashMap<i64, Domain>,
+    pub(super) totals: HashMap<(i64, State), Amount>,
+}
+
+/// A number of deliveries and the octets of their messages.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Amount {
+    pub(super) deliveries: i64,
+    pub(super) octets: i64,
+}
+
+impl Shared {
+    pub(super) fn load(
+        connection: &Connection,
+        database: PathBuf,
+        spool: Spool,
+    ) -> Result<Self, OpenError> {
+        let sqlite = |error| OpenError::sqlite(&database, error);
+        let instance: u32 = row::setting(connection, "instance").map_err(sqlite)?;
+        let mark = QueueId(row::setting(connection, "mark").map_err(sqlite)?);
+        let catalog = Catalog::load(connection, &database)?;
+        Ok(Self {
+            ids: IdSource::after(mark),
+            instance,
+            leases: Arc::default(),
+            spool: Arc::new(spool),
+            catalog: Mutex::new(catalog),
+            readers: Mutex::default(),
+            permits: Semaphore::new(READERS_MAX),
+            database,
+        })
+    }
+
+    pub(super) fn spool(&self) -> &Arc<Spool> {
+        &self.spool
+    }
+
+    pub(super) fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn delivery_id(&self, key: DeliveryKey) -> DeliveryId {
+        let instance = self.instance;
+        DeliveryId { key, instance }
+    }
+
+    /// Runs a query on a connection of its own, away from the runtime's workers.
+    pub(super) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        query: impl FnOnce(&Self, &Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let _permit = self
+            .permits
+            .acquire()
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        let shared = Arc::clone(self);
+        let answer = spawn_blocking(move || {
+            let connection = shared.reader()?;
+            let answer = query(&shared, &connection);
+            // One that failed may be part of the trouble: the next query opens a fresh one.
+            if answer.is_ok() {
+                shared.idle_readers().push(connection);
+            }
+            answer
+        });
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    pub(super) async fn inline_content(
+        self: &Arc<Self>,
+        message: QueueId,
+        size: u64,
+    ) -> Result<ContentReader, StoreError> {
+        let content = self.read(move |_, connection| reader::inline(connection, message));
+        match content.await? {
+            Some(content) if content.len() as u64 == size => Ok(ContentReader::inline(content)),
+            _ => Err(StoreError::Damaged(format!(
+                "no whole content of {message}"
+            ))),
+        }
+    }
+
+    /// Connections are closed with the store, not with the last lease: the log goes with the last one.
+    pub(super) fn close_readers(&self) {
+        self.permits.close();
+        self.idle_readers().clear();
+    }
+
+    fn reader(&self) -> Result<Connection, StoreError> {
+        if let Some(connection) = self.idle_readers().pop() {
+            return Ok(connection);
+        }
+        open_reader(&self.database).map_err(|error| StoreError::sqlite("open for reading", error))
+    }
+
+    fn idle_readers(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Catalog {
+    fn load(connection: &Connection, path: &Path) -> Result<Self, OpenError> {
+        let sqlite = |error| OpenError::sqlite(path, error);
+        let mut catalog = Self::default();
+        for (key, name) in row::domains(connection).map_err(sqlite)? {
+            let domain = Domain::parse(&name)
+                .map_err(|error| OpenError::damaged(path, format!("domain {name:?}: {error}")))?;
+            catalog.add(domain, key);
+        }
+        for (domain, code, amount) in row::totals(connection).map_err(sqlite)? {
+            let state = State::from_code(code)
+                .ok_or_else(|| OpenError::damaged(path, format!("unknown state {code}")))?;
+            catalog.totals.insert((domain, state), amount);
+        }
+        Ok(catalog)
+    }
+
+    pub(super) fn add(&mut self, domain: Domain, key: i64) {
+        self.names.insert(key, domain.clone());
+        self.keys.insert(domain, key);
+    }
+
+    pub(super) fn amount(&self, domain: i64, state: State) -> Amount {
+        self.totals
+            .get(&(domain, state))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The keys of those domains that ever had mail.
+    pub(super) fn keys_of<'a>(&self, domains: impl IntoIterator<Item = &'a Domain>) -> Vec<i64> {
+        let keys: HashSet<i64> = domains
+            .into_iter()
+            .filter_map(|domain| self.keys.get(domain).copied())
+            .collect();
+        keys.into_iter().collect()
+    }
+}
+
+/// Opens the database for the writer, makes it if need be, and verifies that commits are durable.
+pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
+    let sqlite = |error| OpenError::sqlite(path, error);
+    let mut connection = connect(path).map_err(sqlite)?;
+    connection
+        .pragma_update(None, "page_size", PAGE_BYTES)
+        .map_err(sqlite)?;
+    configure_writer(&connection).map_err(sqlite)?;
+    expect_durable(&connection, path)?;
+    migrate::migrate(&mut connection, path)?;
+    migrate::check(&connection, path)?;
+    Ok(connection)
+}
+
+/// Opens the database again after a commit failed, in a state that may be trusted.
+///
+/// After a failed fsync the kernel may call pages clean that never reached the disk. The log must
+/// not go on behind such pages: a later power failure would cut it there, and acknowledged mail
+/// behind the cut would be lost. So the log is written into the database and begun anew.
+pub(super) fn reopen_writer(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = connect(path)?;
+    configure_writer(&connection)?;
+    let busy: i64 =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy != 0 {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        let text = "the log is in use and cannot be begun anew".to_owned();
+        return Err(rusqlite::Error::SqliteFailure(code, Some(text)));
+    }
+    Ok(connection)
+}
+
+fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = connect(path)?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(connection)
+}
+
+fn configure_writer(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // The keeper does it from its own connection, so that no accept waits for it.
+    connection.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
+    connection.pragma_update(None, "cache_size", -32 * 1024)?;
+    Ok(())
+}
+
+/// A setting that did not take would break the promise behind every `250`, silently.
+fn expect_durable(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let sqlite = |error| OpenError::sqlite(path, error);
+    let mode: String = connection
+        .pragma_query_value(None, "journal_mode", |row| row.get(0))
+        .map_err(sqlite)?;
+    let synchronous: i64 = connection
+        .pragma_query_value(None, "synchronous", |row| row.get(0))
+        .map_err(sqlite)?;
+    if mode == "wal" && synchronous == 2 {
+        return Ok(());
+    }
+    let text = format!(
+        "SQLite runs with journal_mode {mode} and synchronous {synchronous}, not wal and 2: is the file system local?"
+    );
+    Err(OpenError::io(path, std::io::Error::other(text)))
+}
+
+/// Each domain of an envelope with its recipients as a delivery keeps them, in the order of RCPT.
+pub(super) fn by_domain(recipients: &[Recipient]) -> Vec<(Domain, String)> {
+    let mut groups: Vec<(&Domain, Vec<StoredRecipient>)> = Vec::new();
+    for recipient in recipients {
+        let stored = StoredRecipient::from(recipient);
+        match groups
+            .iter_mut()
+            .find(|(domain, _)| *domain == &recipient.domain)
+        {
+            Some((_, group)) => group.push(stored),
+            None => groups.push((&recipient.domain, vec![stored])),
+        }
+    }
+    let groups = groups.into_iter();
+    groups
+        .map(|(domain, group)| (domain.clone(), row::json(&group)))
+        .collect()
+}
+
+pub(super) fn flags(eight_bit: bool, needs_smtputf8: bool) -> i64 {
+    i64::from(eight_bit) * row::EIGHT_BIT + i64::from(needs_smtputf8) * row::NEEDS_SMTPUTF8
+}
+
+/// Whether a message has a row.
+pub(super) fn exists(connection: &Connection, message: QueueId) -> rusqlite::Result<bool> {
+    let mut statement = connection.prepare_cached("SELECT 1 FROM message WHERE key = ?1")?;
+    let found = statement.query_row([message.0], |_| Ok(())).optional()?;
+    Ok(found.is_some())
+}

@@ -1,0 +1,494 @@
+//! Queries. Each runs on a connection of its own, in one view of the database.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+
+use super::super::envelope::State;
+use super::super::error::StoreError;
+use super::super::id::{DeliveryKey, QueueId, Reference};
+use super::super::lease::Claim;
+use super::super::query::{
+    AGE_MINUTES, DomainTotal, Filter, Found, Item, Message, MessageDelivery, RecipientDetail,
+    StatsBy, StatsRow,
+};
+pub(in super::super) use super::row::DeliveryRow;
+use super::row::{COLUMNS, EIGHT_BIT, NEEDS_SMTPUTF8, key, moment};
+use super::{Catalog, Shared};
+
+/// The message is the inner table always: the order of deliveries is the order of the answer.
+const FROM: &str = "FROM delivery d CROSS JOIN message m ON m.key = d.message";
+
+/// The content of a message, if it is in the database.
+pub(in super::super) fn inline(
+    connection: &Connection,
+    message: QueueId,
+) -> Result<Option<Bytes>, StoreError> {
+    let content = "SELECT content FROM body WHERE message = ?1";
+    let content = connection
+        .prepare_cached(content)
+        .and_then(|mut statement| {
+            let content = |row: &rusqlite::Row<'_>| row.get::<_, Vec<u8>>(0);
+            statement.query_row([message.0], content).optional()
+        });
+    content
+        .map(|content| content.map(Bytes::from))
+        .map_err(|error| failed(error))
+}
+
+/// Up to `max` deliveries that may be claimed, in the order in which they should go.
+///
+/// Of the deferred ones whose time has come at most half are taken while fresh mail waits too:
+/// neither a pile of mail that is refused again and again nor a steady stream of new mail stops the
+/// other. Fresh mail goes in the order of arrival over all domains.
+pub(in super::super) fn candidates(
+    connection: &Connection,
+    claim: &Claim<'_>,
+    domains: &[(i64, State)],
+    max: usize,
+    now: Timestamp,
+) -> Result<Vec<DeliveryKey>, StoreError> {
+    let fresh = "SELECT message, number, 0 FROM delivery WHERE domain = ?1 AND state = 0
+         AND ?2 IS NOT NULL ORDER BY message, number";
+    let due = "SELECT message, number, next_attempt FROM delivery WHERE domain = ?1 AND state = 1
+         AND next_attempt <= ?2 ORDER BY next_attempt";
+    let collect = |wanted: State, query: &str| -> rusqlite::Result<Vec<DeliveryKey>> {
+        let mut found: Vec<(i64, DeliveryKey)> = Vec::new();
+        for (domain, _) in domains.iter().filter(|(_, state)| *state == wanted) {
+            let mut statement = connection.prepare_cached(query)?;
+            let mut rows = statement.query(params![domain, now.as_millisecond()])?;
+            let mut left = max;
+            while left > 0
+                && let Some(row) = rows.next()?
+            {
+                let key = key(row)?;
+                if claim.is_free(key) {
+                    found.push((row.get(2)?, key));
+                    left -= 1;
+                }
+            }
+        }
+        found.sort_unstable();
+        Ok(found.into_iter().map(|(_, key)| key).collect())
+    };
+    let mut fresh = collect(State::Queued, fresh).map_err(failed)?;
+    let mut due = collect(State::Deferred, due).map_err(failed)?;
+    due.truncate(max.div_ceil(2).max(max.saturating_sub(fresh.len())));
+    fresh.truncate(max - due.len());
+    due.append(&mut fresh);
+    Ok(due)
+}
+
+/// One delivery beside its message.
+pub(in super::super) fn delivery(
+    connection: &Connection,
+    key: DeliveryKey,
+) -> Result<Option<DeliveryRow>, StoreError> {
+    let query = format!("SELECT {COLUMNS} {FROM} WHERE d.message = ?1 AND d.number = ?2");
+    let row = connection.prepare_cached(&query).and_then(|mut statement| {
+        let key = params![key.message.0, key.number];
+        statement.query_row(key, DeliveryRow::read).optional()
+    });
+    row.map_err(failed)
+}
+
+/// The deliveries of a message, or the one that is named.
+pub(in super::super) fn keys_of(
+    connection: &Connection,
+    reference: Reference,
+) -> Result<Vec<DeliveryKey>, StoreError> {
+    let (message, number) = match reference {
+        Reference::Delivery { message, number } => (message, Some(number)),
+        Reference::Message(message) => (message, None),
+    };
+    let query = "SELECT message, number FROM delivery WHERE message = ?1
+         AND number = coalesce(?2, number)";
+    let keys = connection.prepare_cached(query).and_then(|mut statement| {
+        let keys = statement.query_map(params![message.0, number], key)?;
+        keys.collect()
+    });
+    keys.map_err(failed)
+}
+
+/// Deliveries behind `after` that match, oldest first.
+pub(in super::super) fn list(
+    shared: &Shared,
+    connection: &Connection,
+    filter: &Filter,
+    after: Option<DeliveryKey>,
+    limit: usize,
+) -> Result<Vec<DeliveryRow>, StoreError> {
+    let mut found: Vec<DeliveryRow> = Vec::new();
+    for place in places(shared, filter) {
+        let mut left = limit;
+        visit(connection, filter, place, after, |row| {
+            let leased = shared.leases.holder(row.key).is_some();
+            if filter
+                .state
+                .is_none_or(|state| leased == (state == State::Leased))
+            {
+                found.push(row);
+                left -= 1;
+            }
+            if left == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+    }
+    found.sort_unstable_by_key(|row| row.key);
+    found.truncate(limit);
+    Ok(found)
+}
+
+/// How many match.
+pub(in super::super) fn count(
+    shared: &Shared,
+    connection: &Connection,
+    filter: &Filter,
+) -> Result<Found, StoreError> {
+    let mut found = Found::default();
+    for place in places(shared, filter) {
+        let (conditions, values) = conditions(filter, place, None);
+        let query = format!("SELECT count(*), coalesce(sum(m.size), 0) {FROM} WHERE {conditions}");
+        let (messages, bytes) = connection
+            .query_row(&query, params_from_iter(values), |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+            })
+            .map_err(failed)?;
+        found.messages += messages.cast_unsigned();
+        found.bytes += bytes.cast_unsigned();
+    }
+    Ok(found)
+}
+
+/// What every domain has in the queue.
+pub(in super::super) fn totals(
+    shared: &Shared,
+    connection: &Connection,
+) -> Result<Vec<DomainTotal>, StoreError> {
+    let catalog = shared.catalog().clone();
+    let mut totals = Vec::new();
+    for (domain, name) in &catalog.names {
+        let amounts = State::STORED.map(|state| catalog.amount(*domain, state));
+        let [queued, deferred, held, failed, expired] =
+            amounts.map(|amount| amount.deliveries.cast_unsigned());
+        let mut oldest_of_all = None;
+        for state in State::STORED {
+            if catalog.amount(*domain, state).deliveries > 0 {
+                let oldest = oldest(connection, *domain, state)?;
+                oldest_of_all = [oldest, oldest_of_all].into_iter().flatten().min();
+            }
+        }
+        totals.push(DomainTotal {
+            domain: name.clone(),
+            messages: queued + deferred + held + failed + expired,
+            bytes: amounts
+                .iter()
+                .map(|amount| amount.octets.cast_unsigned())
+                .sum(),
+            oldest: oldest_of_all,
+            queued,
+            deferred,
+            held,
+            failed,
+            expired,
+        });
+    }
+    totals.sort_by(|one, other| one.domain.cmp(&other.domain));
+    Ok(totals)
+}
+
+/// When the oldest delivery of a domain in one state was accepted.
+fn oldest(
+    connection: &Connection,
+    domain: i64,
+    state: State,
+) -> Result<Option<Timestamp>, StoreError> {
+    let query = "SELECT received_at FROM message WHERE key =
+         (SELECT min(message) FROM delivery WHERE domain = ?1 AND state = ?2)";
+    let found = connection.prepare_cached(query).and_then(|mut statement| {
+        let place = params![domain, state.code()];
+        statement.query_row(place, |row| row.get(0)).optional()
+    });
+    found.map(|millis| millis.map(moment)).map_err(failed)
+}
+
+/// A message with what is left of it.
+pub(in super::super) fn show(
+    shared: &Shared,
+    connection: &Connection,
+    message: QueueId,
+) -> Result<Option<Message>, StoreError> {
+    let head = "SELECT received_at, received_from, reverse_path, parameters, flags, size
+         FROM message WHERE key = ?1";
+    let head = connection.query_row(head, [message.0], |row| {
+        let flags: i64 = row.get(4)?;
+        Ok(Message {
+            id: message,
+            received_at: moment(row.get(0)?),
+            received_from: row.get(1)?,
+            sender: row.get(2)?,
+            parameters: row.get(3)?,
+            size: row.get::<_, i64>(5)?.cast_unsigned(),
+            eight_bit: flags & EIGHT_BIT != 0,
+            needs_smtputf8: flags & NEEDS_SMTPUTF8 != 0,
+            deliveries: Vec::new(),
+        })
+    });
+    let Some(mut shown) = head.optional().map_err(failed)? else {
+        return Ok(None);
+    };
+    for key in keys_of(connection, Reference::Message(message))? {
+        if let Some(row) = delivery(connection, key)? {
+            shown.deliveries.push(details(shared, &row)?);
+        }
+    }
+    Ok(Some(shown))
+}
+
+/// Whether a message exists, how large it is, and whether it is in a spool file.
+pub(in super::super) fn content(
+    connection: &Connection,
+    message: QueueId,
+) -> Result<Option<(u64, bool)>, StoreError> {
+    let query = "SELECT size, flags FROM message WHERE key = ?1";
+    let found = connection.query_row(query, [message.0], |row| {
+        let (size, flags): (i64, i64) = (row.get(0)?, row.get(1)?);
+        Ok((size.cast_unsigned(), flags & super::row::SPOOLED != 0))
+    });
+    found.optional().map_err(failed)
+}
+
+/// Deliveries by age and something else. Looks at every delivery: for people, not for hot paths.
+pub(in super::super) fn stats(
+    connection: &Connection,
+    by: StatsBy,
+    now: Timestamp,
+) -> Result<Vec<StatsRow>, StoreError> {
+    let name = match by {
+        StatsBy::Age => "'all'",
+        StatsBy::Domain => "(SELECT name FROM domain WHERE key = d.domain)",
+        // What follows the last @: everything else is trimmed off the end until an @ stops it.
+        StatsBy::Sender => {
+            "iif(m.reverse_path = '', '<>', lower(substr(m.reverse_path, 1 + length(
+             rtrim(m.reverse_path, replace(m.reverse_path, '@', ''))))))"
+        }
+        StatsBy::State => "d.state",
+    };
+    let ages = AGE_MINUTES.iter().enumerate();
+    let ages =
+        ages.map(|(column, minutes)| format!("WHEN age <= {} THEN {column}", minutes * 60_000));
+    let ages: String = ages.collect::<Vec<_>>().join(" ");
+    let older = AGE_MINUTES.len();
+    let query = format!(
+        "SELECT CAST(name AS TEXT), CASE {ages} ELSE {older} END, count(*), sum(size) FROM
+         (SELECT {name} AS name, ?1 - m.received_at AS age, m.size AS size {FROM}) GROUP BY 1, 2"
+    );
+    let mut rows: Vec<StatsRow> = Vec::new();
+    let read = |row: &rusqlite::Row<'_>| -> rusqlite::Result<(String, u8, i64, i64)> {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+    };
+    let mut statement = connection.prepare_cached(&query).map_err(failed)?;
+    let cells = statement
+        .query_map([now.as_millisecond()], read)
+        .map_err(failed)?;
+    for cell in cells {
+        let (name, column, messages, bytes) = cell.map_err(failed)?;
+        add_cell(
+            &mut rows,
+            name,
+            usize::from(column),
+            (messages.cast_unsigned(), bytes.cast_unsigned()),
+        );
+    }
+    if by == StatsBy::State {
+        rows.iter_mut().for_each(name_state);
+    }
+    rows.sort_by(|one, other| (other.messages, &one.name).cmp(&(one.messages, &other.name)));
+    Ok(rows)
+}
+
+/// The row as an admin sees it.
+pub(in super::super) fn item(shared: &Shared, row: &DeliveryRow) -> Result<Item, StoreError> {
+    let state = match shared.leases.holder(row.key) {
+        Some(_) => State::Leased,
+        None => row.stored_state()?,
+    };
+    let recipients = row.stored_recipients()?;
+    let domain = shared.catalog().names.get(&row.domain).cloned();
+    let no_domain = || StoreError::Damaged(format!("no domain {} ({})", row.domain, row.key));
+    Ok(Item {
+        id: row.key.message,
+        delivery_id: shared.delivery_id(row.key),
+        domain: domain.ok_or_else(no_domain)?,
+        state,
+        received_at: moment(row.received_at),
+        size: row.size,
+        sender: row.reverse_path.clone(),
+        recipients: recipients
+            .into_iter()
+            .map(|recipient| recipient.to)
+            .collect(),
+        attempts: row.attempts,
+        next_attempt: (row.next_attempt > 0).then(|| moment(row.next_attempt)),
+        expires_at: None,
+        last_reply: row.last_reply.clone(),
+    })
+}
+
+fn details(shared: &Shared, row: &DeliveryRow) -> Result<MessageDelivery, StoreError> {
+    let details = row
+        .stored_recipients()?
+        .into_iter()
+        .map(|stored| RecipientDetail {
+            recipient: stored.to,
+            parameters: stored.parameters,
+            last_reply: stored.reply,
+        });
+    Ok(MessageDelivery {
+        item: item(shared, row)?,
+        last_attempt: (row.last_attempt > 0).then(|| moment(row.last_attempt)),
+        details: details.collect(),
+    })
+}
+
+/// Where a filter has to look, so that every part is read in the order of an index.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    All,
+    Delivery(DeliveryKey),
+    State(i64, State),
+}
+
+fn places(shared: &Shared, filter: &Filter) -> Vec<Place> {
+    if filter.state == Some(State::Leased) {
+        return shared
+            .leases
+            .keys()
+            .into_iter()
+            .map(Place::Delivery)
+            .collect();
+    }
+    if filter.state.is_none() && filter.domain.is_none() {
+        return vec![Place::All];
+    }
+    let catalog: &Catalog = &shared.catalog();
+    let domain = filter
+        .domain
+        .as_ref()
+        .map(|domain| catalog.keys.get(domain).copied());
+    let wanted = |place: &(i64, State)| {
+        domain.is_none_or(|key| key == Some(place.0))
+            && filter.state.is_none_or(|state| state == place.1)
+    };
+    let present = catalog
+        .totals
+        .iter()
+        .filter(|(_, amount)| amount.deliveries > 0);
+    let present = present.map(|(place, _)| *place).filter(wanted);
+    present
+        .map(|(domain, state)| Place::State(domain, state))
+        .collect()
+}
+
+fn visit(
+    connection: &Connection,
+    filter: &Filter,
+    place: Place,
+    after: Option<DeliveryKey>,
+    mut visitor: impl FnMut(DeliveryRow) -> ControlFlow<()>,
+) -> Result<(), StoreError> {
+    let (conditions, values) = conditions(filter, place, after);
+    let query = format!("SELECT {COLUMNS} {FROM} WHERE {conditions} ORDER BY d.message, d.number");
+    let mut statement = connection.prepare_cached(&query).map_err(failed)?;
+    let mut rows = statement.query(params_from_iter(values)).map_err(failed)?;
+    while let Some(row) = rows.next().map_err(failed)? {
+        if visitor(DeliveryRow::read(row).map_err(failed)?).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The filter as SQL with its values. Texts of people only ever become values.
+fn conditions(filter: &Filter, place: Place, after: Option<DeliveryKey>) -> (String, Vec<Value>) {
+    let mut parts = vec!["1"];
+    let mut values: Vec<Value> = Vec::new();
+    let mut add = |part, part_values: Vec<Value>| {
+        parts.push(part);
+        values.extend(part_values);
+    };
+    match place {
+        Place::All => {}
+        Place::Delivery(key) => add(
+            "d.message = ? AND d.number = ?",
+            vec![key.message.0.into(), key.number.into()],
+        ),
+        Place::State(domain, state) => add(
+            "d.domain = ? AND d.state = ?",
+            vec![domain.into(), state.code().into()],
+        ),
+    }
+    if let Some(key) = after {
+        let values = vec![key.message.0.into(), key.number.into()];
+        add("(d.message, d.number) > (?, ?)", values);
+    }
+    match filter.sender.as_deref() {
+        None => {}
+        Some("" | "<>") => add("m.reverse_path = ''", Vec::new()),
+        Some(text) => add(
+            "instr(lower(m.reverse_path), ?) > 0",
+            vec![text.to_ascii_lowercase().into()],
+        ),
+    }
+    if let Some(text) = &filter.recipient {
+        let any = "EXISTS (SELECT 1 FROM json_each(d.recipients)
+             WHERE instr(lower(json_extract(value, '$.to')), ?) > 0)";
+        add(any, vec![text.to_ascii_lowercase().into()]);
+    }
+    if let Some(moment) = filter.received_before {
+        add("m.received_at < ?", vec![moment.as_millisecond().into()]);
+    }
+    if let Some(octets) = filter.larger_than {
+        add(
+            "m.size > ?",
+            vec![octets.min(i64::MAX as u64).cast_signed().into()],
+        );
+    }
+    if let (Place::Delivery(_), Some(domain)) = (place, &filter.domain) {
+        let name = "d.domain = (SELECT key FROM domain WHERE name = ?)";
+        add(name, vec![domain.to_string().into()]);
+    }
+    (parts.join(" AND "), values)
+}
+
+fn add_cell(rows: &mut Vec<StatsRow>, name: String, column: usize, found: (u64, u64)) {
+    // The groups come in the order of their names, so a row is always the last one or a new one.
+    if rows.last().is_none_or(|row| row.name != name) {
+        rows.push(StatsRow {
+            name,
+            messages: 0,
+            bytes: 0,
+            ages: Default::default(),
+        });
+    }
+    if let Some(row) = rows.last_mut() {
+        row.messages += found.0;
+        row.bytes += found.1;
+        row.ages[column] += found.0;
+    }
+}
+
+fn name_state(row: &mut StatsRow) {
+    let state = row.name.parse().ok().and_then(State::from_code);
+    row.name = state.map_or_else(|| row.name.clone(), |state| state.name().to_owned());
+}
+
+fn failed(error: rusqlite::Error) -> StoreError {
+    StoreError::sqlite("be read", error)
+}

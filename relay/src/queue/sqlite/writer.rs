@@ -1,0 +1,411 @@
+//! The one writer: a thread that owns the writing connection and commits in groups.
+//!
+//! It takes all operations that wait into one transaction, commits, then answers them all. A commit
+//! starts at once and takes what arrived while the last one ran, so nobody waits for company. When an
+//! operation cannot be applied, the others are done again one by one: the bad one fails alone.
+//!
+//! After a failed commit nothing is claimed: acceptances are answered with an error, the connection
+//! is opened anew, and settled deliveries stay leased and are tried again, because a mail that is
+//! inside already must not be sent twice.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use atrn_shared::smtp::address::Domain;
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::body::Body;
+use super::super::error::StoreError;
+use super::super::id::QueueId;
+pub(in super::super) use super::operation::{Accept, Change, Settle, Verdict};
+use super::operation::{Effects, Transaction};
+use super::{Shared, exists, reopen_writer, row};
+
+/// Operations that may wait for the writer; who comes later waits to hand his over.
+const WAITING_MAX: usize = 1024;
+/// Operations and octets of one commit: they bound how long it takes, and memory.
+const BATCH_MAX: usize = 512;
+const BATCH_OCTETS_MAX: usize = 8 * 1024 * 1024;
+
+/// Hands operations to the writer.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Writer {
+    requests: mpsc::Sender<Request>,
+    /// Settlements that could not be written are to be tried again.
+    owing: Arc<AtomicBool>,
+}
+
+/// One operation, and who waits for it.
+#[derive(Debug)]
+enum Request {
+    Accept(Box<Accept>, Answer<()>),
+    Change(Box<Change>, Answer<u64>),
+    /// Write the rest of the log into the database, so that it begins anew (see `keeper`).
+    Checkpoint,
+    Settle(Box<Settle>, Answer<()>),
+    Stop,
+    /// Try again what is owed.
+    Tick,
+}
+
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+struct Thread {
+    /// `None` after a failure that could not be mended yet.
+    connection: Option<Connection>,
+    domains: HashMap<Domain, i64>,
+    mark: QueueId,
+    shared: Arc<Shared>,
+    requests: mpsc::Receiver<Request>,
+    /// Ended leases whose commit failed; they hold their deliveries until it succeeds.
+    owed: Vec<Settle>,
+    owing: Arc<AtomicBool>,
+}
+
+/// What a failed transaction means for the operations in it.
+enum Failure {
+    /// The connection is no longer to be trusted; the commit may or may not have happened.
+    Broken(StoreError),
+    /// Rolled back because of one of the operations.
+    Operation(StoreError),
+}
+
+impl Writer {
+    pub(in super::super) fn start(
+        connection: Connection,
+        shared: Arc<Shared>,
+    ) -> io::Result<(Self, JoinHandle<()>)> {
+        let (sender, requests) = mpsc::channel(WAITING_MAX);
+        let owing = Arc::new(AtomicBool::new(false));
+        let mark = row::setting(&connection, "mark").map_err(io::Error::other)?;
+        let domains = shared.catalog().keys.clone();
+        let thread = Thread {
+            connection: Some(connection),
+            domains,
+            mark: QueueId(mark),
+            shared,
+            requests,
+            owed: Vec::new(),
+            owing: Arc::clone(&owing),
+        };
+        let builder = std::thread::Builder::new().name("queue-writer".to_owned());
+        let thread = builder.spawn(move || thread.run())?;
+        let requests = sender;
+        Ok((Self { requests, owing }, thread))
+    }
+
+    pub(in super::super) async fn accept(&self, accept: Accept) -> Result<(), StoreError> {
+        let (answer, wait) = oneshot::channel();
+        self.send(Request::Accept(Box::new(accept), answer)).await?;
+        wait.await.map_err(|_| StoreError::Closed)?
+    }
+
+    pub(in super::super) async fn change(&self, change: Change) -> Result<u64, StoreError> {
+        let (answer, wait) = oneshot::channel();
+        self.send(Request::Change(Box::new(change), answer)).await?;
+        wait.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// The settlement is on its way when this returns; the future only waits for the commit.
+    pub(in super::super) fn settle(
+        &self,
+        settle: Settle,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let (answer, wait) = oneshot::channel();
+        let request = Request::Settle(Box::new(settle), answer);
+        let late = match self.requests.try_send(request) {
+            Ok(()) => None,
+            Err(TrySendError::Full(request) | TrySendError::Closed(request)) => {
+                Some((self.clone(), request))
+            }
+        };
+        async move {
+            if let Some((writer, request)) = late {
+                writer.send(request).await?;
+            }
+            wait.await.map_err(|_| StoreError::Closed)?
+        }
+    }
+
+    pub(super) fn checkpoint(&self) {
+        // Full: the writer has much to do, and the keeper asks again.
+        let _ = self.requests.try_send(Request::Checkpoint);
+    }
+
+    pub(super) fn try_owed_again(&self) {
+        if self.owing.load(Ordering::Relaxed) {
+            let _ = self.requests.try_send(Request::Tick);
+        }
+    }
+
+    /// Lets the thread finish what waits, and end.
+    pub(in super::super) fn stop(&self) {
+        while let Err(TrySendError::Full(_)) = self.requests.try_send(Request::Stop) {
+            std::thread::yield_now();
+        }
+    }
+
+    async fn send(&self, request: Request) -> Result<(), StoreError> {
+        self.requests
+            .send(request)
+            .await
+            .map_err(|_| StoreError::Closed)
+    }
+}
+
+impl Request {
+    fn octets(&self) -> usize {
+        match self {
+            Self::Accept(accept, _) => match &accept.body {
+                Body::Inline(content) => content.len(),
+                Body::Spool(_) => 0,
+            },
+            _ => 0,
+        }
+    }
+
+    fn apply(&self, transaction: &mut Transaction<'_>) -> rusqlite::Result<()> {
+        match self {
+            Self::Accept(accept, _) => transaction.accept(accept),
+            Self::Change(change, _) => transaction.change(change),
+            Self::Settle(settle, _) => transaction.settle(settle),
+            Self::Checkpoint | Self::Stop | Self::Tick => Ok(()),
+        }
+    }
+
+    /// The world may know: files stay, leases end, and only then whoever waits is told.
+    fn committed(self, changed: &mut impl Iterator<Item = u64>) {
+        match self {
+            Self::Accept(accept, answer) => {
+                if let Body::Spool(file) = &accept.body {
+                    file.keep();
+                }
+                let _ = answer.send(Ok(()));
+            }
+            Self::Change(change, answer) => {
+                drop(change);
+                let _ = answer.send(Ok(changed.next().unwrap_or_default()));
+            }
+            Self::Settle(settle, answer) => {
+                drop(settle);
+                let _ = answer.send(Ok(()));
+            }
+            Self::Checkpoint | Self::Stop | Self::Tick => {}
+        }
+    }
+}
+
+impl Thread {
+    fn run(mut self) {
+        let mut stopping = false;
+        while let Some(first) = self.next(stopping) {
+            let batch = self.batch(first, &mut stopping);
+            if !self.owed.is_empty() {
+                self.pay();
+            }
+            if !batch.is_empty() {
+                self.write(batch);
+            }
+        }
+        if !self.owed.is_empty() {
+            self.pay();
+        }
+    }
+
+    fn next(&mut self, stopping: bool) -> Option<Request> {
+        if stopping {
+            self.requests.close();
+        }
+        self.requests.blocking_recv()
+    }
+
+    /// What waits now; orders to the thread itself are carried out on the way.
+    fn batch(&mut self, first: Request, stopping: &mut bool) -> Vec<Request> {
+        let mut batch = Vec::new();
+        let mut octets = 0;
+        let mut next = Some(first);
+        while let Some(request) = next {
+            octets += request.octets();
+            match request {
+                Request::Checkpoint => self.checkpoint(),
+                Request::Stop => *stopping = true,
+                Request::Tick => {}
+                request => batch.push(request),
+            }
+            if batch.len() >= BATCH_MAX || octets >= BATCH_OCTETS_MAX {
+                break;
+            }
+            next = self.requests.try_recv().ok();
+        }
+        batch
+    }
+
+    fn write(&mut self, batch: Vec<Request>) {
+        match self.transaction(|transaction| {
+            batch
+                .iter()
+                .try_for_each(|request| request.apply(transaction))
+        }) {
+            Ok(effects) => self.publish(&effects, batch),
+            Err(Failure::Operation(_)) if batch.len() > 1 => {
+                batch
+                    .into_iter()
+                    .for_each(|request| self.write(vec![request]));
+            }
+            Err(Failure::Operation(error) | Failure::Broken(error)) => {
+                tracing::error!(%error, operations = batch.len(), "the queue could not be written");
+                batch
+                    .into_iter()
+                    .for_each(|request| self.refuse(request, &error));
+            }
+        }
+    }
+
+    fn publish(&mut self, effects: &Effects, batch: Vec<Request>) {
+        self.note(effects);
+        let mut changed = effects.changed.iter().copied();
+        for request in batch {
+            request.committed(&mut changed);
+        }
+    }
+
+    fn note(&mut self, effects: &Effects) {
+        effects.publish(&mut self.shared.catalog());
+        for (domain, key) in &effects.domains {
+            self.domains.insert(domain.clone(), *key);
+        }
+        self.mark = effects.new_mark().unwrap_or(self.mark);
+        for file in &effects.files {
+            self.shared.spool().discard(*file);
+        }
+    }
+
+    /// Settles what could not be settled before; all in one, since each is the same kind of thing.
+    fn pay(&mut self) {
+        let owed = std::mem::take(&mut self.owed);
+        let paid = self.transaction(|transaction| {
+            owed.iter()
+                .try_for_each(|settle| transaction.settle(settle))
+        });
+        match paid {
+            Ok(effects) => {
+                self.note(&effects);
+                tracing::info!(deliveries = owed.len(), "settled what was owed");
+            }
+            Err(Failure::Operation(error) | Failure::Broken(error)) => {
+                tracing::warn!(%error, deliveries = owed.len(), "cannot settle yet");
+                self.owed = owed;
+            }
+        }
+        self.owing.store(!self.owed.is_empty(), Ordering::Relaxed);
+    }
+
+    fn refuse(&mut self, request: Request, error: &StoreError) {
+        match request {
+            Request::Accept(accept, answer) => {
+                self.keep_file_with_row(&accept);
+                let _ = answer.send(Err(error.clone()));
+            }
+            Request::Change(change, answer) => {
+                drop(change);
+                let _ = answer.send(Err(error.clone()));
+            }
+            Request::Settle(settle, answer) => {
+                self.owed.push(*settle);
+                self.owing.store(true, Ordering::Relaxed);
+                let _ = answer.send(Err(error.clone()));
+            }
+            Request::Checkpoint | Request::Stop | Request::Tick => {}
+        }
+    }
+
+    /// A commit that was reported as failed may have reached the disk. A row without its content
+    /// would be worse than a message that its sender sends again.
+    fn keep_file_with_row(&self, accept: &Accept) {
+        let Body::Spool(file) = &accept.body else {
+            return;
+        };
+        let found = self
+            .connection
+            .as_ref()
+            .map(|connection| exists(connection, accept.id));
+        if !matches!(found, Some(Ok(false))) {
+            file.keep();
+        }
+    }
+
+    fn transaction(
+        &mut self,
+        work: impl Fn(&mut Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<Effects, Failure> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => reopen_writer(&self.shared.database)
+                .map_err(|error| Failure::Broken(StoreError::sqlite("be opened again", error)))?,
+        };
+        let begun = Transaction::begin(&connection, &self.domains, self.mark);
+        let result = begun.and_then(|mut transaction| {
+            work(&mut transaction)?;
+            transaction.commit()
+        });
+        match result {
+            Ok(effects) => {
+                self.connection = Some(connection);
+                Ok(effects)
+            }
+            Err(error) => Err(self.give_up(connection, error)),
+        }
+    }
+
+    /// Rolls back, and decides whether the connection is still good.
+    fn give_up(&mut self, connection: Connection, error: rusqlite::Error) -> Failure {
+        let broken = is_broken(&error);
+        let rolled_back =
+            connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
+        let error = StoreError::sqlite("be written", error);
+        if rolled_back && !broken {
+            self.connection = Some(connection);
+            if matches!(error, StoreError::Full) {
+                // The log begins anew after this, and settlements find room in it.
+                self.checkpoint();
+            }
+            return Failure::Operation(error);
+        }
+        drop(connection);
+        match reopen_writer(&self.shared.database) {
+            Ok(connection) => self.connection = Some(connection),
+            Err(error) => tracing::error!(%error, "the queue database cannot be opened again"),
+        }
+        Failure::Broken(error)
+    }
+
+    fn checkpoint(&mut self) {
+        let Some(connection) = &self.connection else {
+            return;
+        };
+        let done = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        if let Err(error) = done {
+            tracing::warn!(%error, "cannot write the log into the database");
+        }
+    }
+}
+
+/// Whether what failed may have been the disk below, and not the operation.
+fn is_broken(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::SystemIoFailure
+                | ErrorCode::CannotOpen
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::OutOfMemory
+        )
+    )
+}
