@@ -1,1 +1,4 @@
 //! Map of the crate.
+
+pub mod config;
+pub mod queue;
