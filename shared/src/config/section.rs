@@ -92,6 +92,14 @@ impl<'d> Section<'d> {
         self.table.contains_key(key)
     }
 
+    /// Whether the key is set to a text, where it could be a table as well.
+    #[must_use]
+    pub fn is_text(&self, key: &str) -> bool {
+        self.table
+            .get(key)
+            .is_some_and(|(_, node)| matches!(node.content, Content::String(_)))
+    }
+
     /// Where the key stands; where it is missing, the head of the table.
     #[must_use]
     pub fn place(&self, key: &str) -> Place {
