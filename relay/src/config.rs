@@ -1,7 +1,7 @@
 //! The relay's settings as types that are valid by construction, and their defaults.
 //!
 //! Reading a file is [`atrn_shared::config`]'s; what the settings name (certificates, secrets) is loaded by
-//! [`Settings`](crate::settings::Settings), so that commands which only look at the queue need none of it.
+//! `Settings`, so that commands which only look at the queue need none of it.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -9,7 +9,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use atrn_shared::config::{self, Complaint, ConfigErrors, Configuration, Loaded, Place, Section, Value};
+use atrn_shared::config::{
+    self, Complaint, ConfigErrors, Configuration, Loaded, Place, Section, Value,
+};
 use atrn_shared::log::LogConfig;
 use atrn_shared::sasl::{Mechanism, ScramVerifier};
 use atrn_shared::smtp::address::Domain;
@@ -187,7 +189,10 @@ impl RelayConfig {
     /// The settings of a domain, if it is ours.
     #[must_use]
     pub fn domain(&self, name: &Domain) -> Option<&DomainConfig> {
-        let index = self.domains.binary_search_by(|domain| domain.name.cmp(name)).ok()?;
+        let index = self
+            .domains
+            .binary_search_by(|domain| domain.name.cmp(name))
+            .ok()?;
         Some(&self.domains[index])
     }
 
@@ -206,14 +211,24 @@ impl RelayConfig {
             ("odmr.listen", self.odmr.listen != new.odmr.listen),
             ("log", self.log != new.log),
         ];
-        table.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+        table
+            .into_iter()
+            .filter(|(_, changed)| *changed)
+            .map(|(key, _)| key)
+            .collect()
     }
 
     /// Files besides the configuration itself whose change asks for a reload.
     #[must_use]
     pub fn named_files(&self) -> BTreeSet<PathBuf> {
-        let tls = self.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]);
-        let secrets = self.accounts.iter().filter_map(|account| account.cram_md5_secret_file.clone());
+        let tls = self
+            .tls
+            .iter()
+            .flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]);
+        let secrets = self
+            .accounts
+            .iter()
+            .filter_map(|account| account.cram_md5_secret_file.clone());
         tls.chain(secrets).collect()
     }
 }
@@ -258,7 +273,10 @@ pub const DATA_DIR_DEFAULT: &str = "/var/lib/atrn-relay";
 
 fn any_address(port: u16) -> Vec<SocketAddr> {
     use std::net::{Ipv4Addr, Ipv6Addr};
-    vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]
+    vec![
+        (Ipv4Addr::UNSPECIFIED, port).into(),
+        (Ipv6Addr::UNSPECIFIED, port).into(),
+    ]
 }
 
 impl Configuration for RelayConfig {
@@ -272,7 +290,16 @@ impl Configuration for RelayConfig {
         let domains = read_domains(root);
         let accounts = read_accounts(root, &domains);
         read_later_tables(root);
-        Some(Self { hostname: hostname?, data_dir, smtp, odmr, tls, log, domains, accounts })
+        Some(Self {
+            hostname: hostname?,
+            data_dir,
+            smtp,
+            odmr,
+            tls,
+            log,
+            domains,
+            accounts,
+        })
     }
 }
 
@@ -280,20 +307,32 @@ impl SmtpConfig {
     fn read(section: &Section<'_>) -> Self {
         let default = Self::default();
         let number = |key, default: usize, range: RangeInclusive<u32>| {
-            section.or(key, default, |value| value.integer(&range).map(|number| number as usize))
+            section.or(key, default, |value| {
+                value.integer(&range).map(|number| number as usize)
+            })
         };
         let config = Self {
             listen: read_listen(section, default.listen),
-            max_message_size: section.or("max_message_size", default.max_message_size, |value| value.size(&SIZES)),
+            max_message_size: section.or("max_message_size", default.max_message_size, |value| {
+                value.size(&SIZES)
+            }),
             // RFC 5321 §4.5.3.1.8.
             max_recipients: number("max_recipients", default.max_recipients, 100..=10_000),
             max_connections: number("max_connections", default.max_connections, 1..=100_000),
-            max_connections_per_ip: number("max_connections_per_ip", default.max_connections_per_ip, 1..=100_000),
+            max_connections_per_ip: number(
+                "max_connections_per_ip",
+                default.max_connections_per_ip,
+                1..=100_000,
+            ),
             max_errors: number("max_errors", default.max_errors, 1..=1_000),
             // RFC 5321 §6.3 wants 100; R5321-18 sets the floor.
             max_received: number("max_received", default.max_received, 30..=1_000),
-            command_timeout: section.or("command_timeout", default.command_timeout, |value| value.duration(&TIMEOUTS)),
-            data_timeout: section.or("data_timeout", default.data_timeout, |value| value.duration(&TIMEOUTS)),
+            command_timeout: section.or("command_timeout", default.command_timeout, |value| {
+                value.duration(&TIMEOUTS)
+            }),
+            data_timeout: section.or("data_timeout", default.data_timeout, |value| {
+                value.duration(&TIMEOUTS)
+            }),
             smtputf8: section.or("smtputf8", default.smtputf8, Value::boolean),
         };
         let proxies = section.list_or("proxy_protocol", Vec::new(), network);
@@ -307,27 +346,41 @@ impl SmtpConfig {
 impl OdmrConfig {
     fn read(section: &Section<'_>) -> Self {
         let default = Self::default();
-        let connections = |value: Value<'_>| value.integer(&(1..=100_000)).map(|number| number as usize);
+        let connections =
+            |value: Value<'_>| value.integer(&(1..=100_000)).map(|number| number as usize);
         let intervals = Duration::ZERO..=Duration::from_secs(86_400);
         let config = Self {
             listen: read_listen(section, default.listen),
             tls: section.or("tls", default.tls, |value| value.word(&ODMR_TLS)),
             allow_from: section.list_or("allow_from", default.allow_from, network),
-            command_timeout: section.or("command_timeout", default.command_timeout, |value| value.duration(&TIMEOUTS)),
+            command_timeout: section.or("command_timeout", default.command_timeout, |value| {
+                value.duration(&TIMEOUTS)
+            }),
             max_connections: section.or("max_connections", default.max_connections, connections),
             mechanisms: section.list_or("mechanisms", default.mechanisms, mechanism),
-            min_interval: section.or("min_interval", default.min_interval, |value| value.duration(&intervals)),
+            min_interval: section.or("min_interval", default.min_interval, |value| {
+                value.duration(&intervals)
+            }),
         };
         if config.tls == OdmrTls::Off
-            && let Some(open) = config.listen.iter().find(|address| !address.ip().is_loopback())
+            && let Some(open) = config
+                .listen
+                .iter()
+                .find(|address| !address.ip().is_loopback())
         {
-            section.problem("tls", &format!("\"off\" is for loopback only, and listen has {open}; use \"implicit\""));
+            section.problem(
+                "tls",
+                &format!("\"off\" is for loopback only, and listen has {open}; use \"implicit\""),
+            );
         }
         if config.mechanisms.is_empty() {
             section.problem("mechanisms", "is empty; without AUTH nobody can pull");
         }
         if config.tls == OdmrTls::Optional {
-            section.warn("tls", "\"optional\" lets pullers log in and take mail without encryption");
+            section.warn(
+                "tls",
+                "\"optional\" lets pullers log in and take mail without encryption",
+            );
         }
         config
     }
@@ -336,15 +389,14 @@ impl OdmrConfig {
 /// Two listeners cannot have one address; port 0 is another port each time.
 fn read_listen(section: &Section<'_>, default: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let listen = section.list_or("listen", default, Value::socket_address);
-    let mut seen = BTreeSet::new();
     if listen.is_empty() {
         section.problem("listen", "is empty; name an address");
     }
-    for address in listen.iter().filter(|address| address.port() != 0) {
-        if !seen.insert(address) {
-            section.problem("listen", &format!("\"{address}\" is listed twice"));
-        }
-    }
+    let fixed: Vec<_> = listen
+        .iter()
+        .filter(|address| address.port() != 0)
+        .collect();
+    section.note_repeated("listen", &fixed);
     listen
 }
 
@@ -353,10 +405,16 @@ fn read_tls(root: &Section<'_>, odmr: OdmrTls) -> Option<TlsFiles> {
     if section.is_present() {
         let certificate = section.required("certificate", Value::path);
         let key = section.required("key", Value::path);
-        return Some(TlsFiles { certificate: certificate?, key: key?, place: section.place("certificate") });
+        return Some(TlsFiles {
+            certificate: certificate?,
+            key: key?,
+            place: section.place("certificate"),
+        });
     }
     if odmr != OdmrTls::Off {
-        root.problem_here("[tls] is missing: pullers need a certificate to trust; `atrn-relay init` makes one");
+        root.problem_here(
+            "[tls] is missing: pullers need a certificate to trust; `atrn-relay init` makes one",
+        );
     }
     None
 }
@@ -364,39 +422,82 @@ fn read_tls(root: &Section<'_>, odmr: OdmrTls) -> Option<TlsFiles> {
 fn read_domains(root: &Section<'_>) -> Vec<DomainConfig> {
     let sections = root.sections("domain");
     let mut domains: Vec<_> = sections.iter().filter_map(read_domain).collect();
-    root.note_duplicates("name", domains.iter().map(|domain| (domain.name.as_str(), domain.place.clone())));
+    root.note_duplicates(
+        "name",
+        domains
+            .iter()
+            .map(|domain| (domain.name.as_str(), domain.place.clone())),
+    );
     domains.sort_by(|left, right| left.name.cmp(&right.name));
     domains
 }
 
 fn read_domain(section: &Section<'_>) -> Option<DomainConfig> {
     let name = section.required("name", remote_domain);
-    let hold_for = section.or("hold_for", HOLD_FOR_DEFAULT, |value| value.duration(&HOLD_TIMES));
-    let max_queue_size = section.or("max_queue_size", MAX_QUEUE_SIZE_DEFAULT, |value| value.size(&(0..=u64::MAX)));
-    let recipients = section.or("recipients", Recipients::Any, |value| value.word(&RECIPIENTS));
-    let reports = section.or("reports", Reports::VerifiedSender, |value| value.word(&REPORTS));
+    let hold_for = section.or("hold_for", HOLD_FOR_DEFAULT, |value| {
+        value.duration(&HOLD_TIMES)
+    });
+    let max_queue_size = section.or("max_queue_size", MAX_QUEUE_SIZE_DEFAULT, |value| {
+        value.size(&(0..=u64::MAX))
+    });
+    let recipients = section.or("recipients", Recipients::Any, |value| {
+        value.word(&RECIPIENTS)
+    });
+    let reports = section.or("reports", Reports::VerifiedSender, |value| {
+        value.word(&REPORTS)
+    });
     if section.has("max_queue_size") {
         section.warn("max_queue_size", NOT_AVAILABLE);
     }
     if recipients != Recipients::Any {
-        section.warn("recipients", "not available in this version: every recipient is accepted");
+        section.warn(
+            "recipients",
+            "not available in this version: every recipient is accepted",
+        );
     }
     if section.has("reports") && reports != Reports::None {
-        section.warn("reports", "not available in this version: mail that is refused for good stays failed and visible");
+        section.warn(
+            "reports",
+            "not available in this version: mail that is refused for good stays failed and visible",
+        );
     }
-    Some(DomainConfig { name: name?, hold_for, max_queue_size, recipients, reports, place: section.place("name") })
+    Some(DomainConfig {
+        name: name?,
+        hold_for,
+        max_queue_size,
+        recipients,
+        reports,
+        place: section.place("name"),
+    })
 }
 
 fn read_accounts(root: &Section<'_>, domains: &[DomainConfig]) -> Vec<AccountConfig> {
     let sections = root.sections("account");
-    let accounts: Vec<_> = sections.iter().filter_map(|section| read_account(section, domains)).collect();
-    root.note_duplicates("name", accounts.iter().map(|account| (account.name.as_str(), account.place.clone())));
+    let accounts: Vec<_> = sections
+        .iter()
+        .filter_map(|section| read_account(section, domains))
+        .collect();
+    root.note_duplicates(
+        "name",
+        accounts
+            .iter()
+            .map(|account| (account.name.as_str(), account.place.clone())),
+    );
     // R4422-1: a certificate stands for exactly one account.
     let pins: Vec<_> = accounts
         .iter()
-        .flat_map(|account| account.certificate_pins.iter().map(|pin| (pin.to_string(), account.place.clone())))
+        .flat_map(|account| {
+            account
+                .certificate_pins
+                .iter()
+                .map(|pin| (pin.to_string(), account.place.clone()))
+        })
         .collect();
-    root.note_duplicates("certificate_pins", pins.iter().map(|(pin, place)| (pin.as_str(), place.clone())));
+    root.note_duplicates(
+        "certificate_pins",
+        pins.iter()
+            .map(|(pin, place)| (pin.as_str(), place.clone())),
+    );
     accounts
 }
 
@@ -405,7 +506,9 @@ fn read_account(section: &Section<'_>, known: &[DomainConfig]) -> Option<Account
     let domains = section.required_list("domains", domain);
     // A verifier is a secret of sorts: the message does not repeat it.
     let scram_sha_256 = section.optional("scram_sha_256", |value| {
-        value.text()?.parse().map_err(|_| Complaint::from("is not a verifier; make one with `atrn-relay account rotate`"))
+        value.text()?.parse().map_err(|_| {
+            Complaint::from("is not a verifier; make one with `atrn-relay account rotate`")
+        })
     });
     let cram_md5_secret_file = section.optional("cram_md5_secret_file", Value::path);
     let certificate_pins = section.list_or("certificate_pins", Vec::new(), pin);
@@ -416,9 +519,16 @@ fn read_account(section: &Section<'_>, known: &[DomainConfig]) -> Option<Account
         section.problem_here("has none of scram_sha_256, certificate_pins and cram_md5_secret_file: it could not log in");
     }
     let domains = domains?;
+    section.note_repeated("domains", &domains);
     for domain in &domains {
-        if known.binary_search_by(|each| each.name.cmp(domain)).is_err() {
-            section.warn("domains", &format!("\"{domain}\" is not a configured domain: no new mail is accepted for it"));
+        if known
+            .binary_search_by(|each| each.name.cmp(domain))
+            .is_err()
+        {
+            section.warn(
+                "domains",
+                &format!("\"{domain}\" is not a configured domain: no new mail is accepted for it"),
+            );
         }
     }
     Some(AccountConfig {
@@ -451,12 +561,18 @@ fn read_later_tables(root: &Section<'_>) {
     let transaction_log = root.section("transaction_log");
     transaction_log.optional("path", Value::path);
     transaction_log.optional("format", |value| value.word(&[("w3c", ()), ("json", ())]));
-    transaction_log.list_or("fields", Vec::new(), |value| value.text().map(str::to_owned));
+    transaction_log.list_or("fields", Vec::new(), |value| {
+        value.text().map(str::to_owned)
+    });
     transaction_log.optional("rotate", Value::text);
     transaction_log.optional("keep", |value| value.integer(&(0..=100_000)));
     let metrics = root.section("metrics");
     metrics.optional("listen", Value::socket_address);
-    for (key, section) in [("limits", &limits), ("transaction_log", &transaction_log), ("metrics", &metrics)] {
+    for (key, section) in [
+        ("limits", &limits),
+        ("transaction_log", &transaction_log),
+        ("metrics", &metrics),
+    ] {
         if section.is_present() {
             root.warn(key, NOT_AVAILABLE);
         }
@@ -475,7 +591,9 @@ fn domain(value: Value<'_>) -> Result<Domain, Complaint> {
 fn remote_domain(value: Value<'_>) -> Result<Domain, Complaint> {
     let name = domain(value)?;
     if name.labels() < 2 {
-        return Err(format!("{value} has one label only; ATRN takes two or more (RFC 2645)").into());
+        return Err(
+            format!("{value} has one label only; ATRN takes two or more (RFC 2645)").into(),
+        );
     }
     Ok(name)
 }
@@ -494,18 +612,29 @@ fn account_name(value: Value<'_>) -> Result<String, Complaint> {
 pub fn is_account_name(name: &str) -> bool {
     name.len() <= 64
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._@+-".contains(&byte))
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._@+-".contains(&byte))
 }
 
 fn network(value: Value<'_>) -> Result<IpNet, Complaint> {
     let text = value.text()?;
-    let network = text.parse().ok().or_else(|| text.parse().ok().map(|address: std::net::IpAddr| address.into()));
-    let network: IpNet = network
-        .ok_or_else(|| format!("{value} is not a network; use \"192.0.2.0/24\", \"2001:db8::/32\" or an address"))?;
+    let network = text.parse().ok().or_else(|| {
+        text.parse()
+            .ok()
+            .map(|address: std::net::IpAddr| address.into())
+    });
+    let network: IpNet = network.ok_or_else(|| {
+        format!("{value} is not a network; use \"192.0.2.0/24\", \"2001:db8::/32\" or an address")
+    })?;
     if network.trunc() == network {
         return Ok(network);
     }
-    Err(format!("{value} has bits set behind the prefix; use \"{}\"", network.trunc()).into())
+    Err(format!(
+        "{value} has bits set behind the prefix; use \"{}\"",
+        network.trunc()
+    )
+    .into())
 }
 
 fn mechanism(value: Value<'_>) -> Result<Mechanism, Complaint> {
@@ -526,15 +655,19 @@ const NOT_AVAILABLE: &str = "not available in this version, ignored";
 /// RFC 5321 §4.5.3.1.7 wants 64 KiB at least.
 const SIZES: RangeInclusive<u64> = 65_536..=100_000_000_000;
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
-const HOLD_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
+const HOLD_TIMES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
 const ODMR_TLS: [(&str, OdmrTls); 4] = [
     ("implicit", OdmrTls::Implicit),
     ("starttls", OdmrTls::StartTls),
     ("optional", OdmrTls::Optional),
     ("off", OdmrTls::Off),
 ];
-const RECIPIENTS: [(&str, Recipients); 3] =
-    [("any", Recipients::Any), ("pushed", Recipients::Pushed), ("file", Recipients::File)];
+const RECIPIENTS: [(&str, Recipients); 3] = [
+    ("any", Recipients::Any),
+    ("pushed", Recipients::Pushed),
+    ("file", Recipients::File),
+];
 const REPORTS: [(&str, Reports); 4] = [
     ("verified-sender", Reports::VerifiedSender),
     ("sender", Reports::Sender),

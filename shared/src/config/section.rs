@@ -311,6 +311,14 @@ impl<'d> Section<'d> {
         }
     }
 
+    /// Notes each element that a list has twice.
+    pub fn note_repeated<T: Ord + std::fmt::Display>(&self, key: &str, values: &[T]) {
+        let mut seen = std::collections::BTreeSet::new();
+        for value in values.iter().filter(|value| !seen.insert(*value)) {
+            self.problem(key, &format!("\"{value}\" is listed twice"));
+        }
+    }
+
     fn child(
         &self,
         header: String,

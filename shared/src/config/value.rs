@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use rustls_pki_types::{InvalidDnsNameError, ServerName};
 
 use super::document::{Content, Node, Place};
 
@@ -261,6 +262,14 @@ impl Address {
         Err("the host is neither a name nor an IP address".to_owned())
     }
 
+    /// The name that the server's certificate is checked against.
+    ///
+    /// # Errors
+    /// Never for an address that was parsed.
+    pub fn server_name(&self) -> Result<ServerName<'static>, InvalidDnsNameError> {
+        ServerName::try_from(self.host.clone())
+    }
+
     /// Whether it can only be this very host: the one place where TLS may be left out.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
@@ -282,21 +291,12 @@ impl fmt::Display for Address {
     }
 }
 
+/// A name that TLS can ask for. All digits and dots is a mistyped IP address.
 fn is_host_name(text: &str) -> bool {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-    };
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let numeric = name
+    let numeric = text
         .bytes()
         .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    !numeric && name.len() <= 253 && name.split('.').all(label)
+    !numeric && matches!(ServerName::try_from(text), Ok(ServerName::DnsName(_)))
 }
 
 /// A duration as one would write it in the file: `5m`, `1h 30m`.
