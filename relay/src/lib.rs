@@ -1,4 +1,5 @@
 //! Map of the crate.
 
+pub mod activity;
 pub mod config;
 pub mod queue;
