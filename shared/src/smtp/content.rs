@@ -2,7 +2,7 @@
 
 use memchr::memchr2;
 
-use super::limits::{HEADER_OCTETS, RECEIVED_FIELDS, TEXT_LINE_OCTETS};
+use super::limits::{HEADER_OCTETS, TEXT_LINE_OCTETS};
 use super::reply::Reply;
 
 /// Why content is refused.
@@ -56,15 +56,16 @@ pub struct Inspector {
     /// Octets of `received:` that this line has matched so far; `None` once it did not.
     matched: Option<usize>,
     received_fields: usize,
+    received_max: usize,
 }
 
 /// The header field that every server on the way adds.
 const RECEIVED: &[u8] = b"received:";
 
 impl Inspector {
-    /// An inspector for a message of at most `octets_max`.
+    /// An inspector for a message of at most `octets_max`, with at most `received_max` `Received` fields.
     #[must_use]
-    pub fn new(octets_max: u64) -> Self {
+    pub fn new(octets_max: u64, received_max: usize) -> Self {
         Self {
             octets: 0,
             octets_max,
@@ -75,6 +76,7 @@ impl Inspector {
             line_octets: 0,
             matched: Some(0),
             received_fields: 0,
+            received_max,
         }
     }
 
@@ -155,7 +157,7 @@ impl Inspector {
         } else if count == wanted.len() {
             self.matched = None;
             self.received_fields += 1;
-            if self.received_fields > RECEIVED_FIELDS {
+            if self.received_fields > self.received_max {
                 return Err(Fault::Loop);
             }
         } else {
@@ -177,9 +179,10 @@ impl Inspector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtp::limits::RECEIVED_FIELDS;
 
     fn inspect(content: &[u8], piece: usize) -> Result<Inspector, Fault> {
-        let mut inspector = Inspector::new(3 << 20);
+        let mut inspector = Inspector::new(3 << 20, RECEIVED_FIELDS);
         for part in content.chunks(piece) {
             inspector.look(part)?;
         }
@@ -246,7 +249,7 @@ mod tests {
             inspect(header.as_bytes(), 4096).err(),
             Some(Fault::HeaderTooLong)
         );
-        let mut small = Inspector::new(3);
+        let mut small = Inspector::new(3, RECEIVED_FIELDS);
         assert_eq!(small.look(b"abc"), Ok(()));
         assert_eq!(small.look(b"d"), Err(Fault::TooLarge));
     }

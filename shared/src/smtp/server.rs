@@ -15,7 +15,7 @@ use super::command;
 use super::content::Inspector;
 use super::data::{self, Framed};
 use super::extension::Extensions;
-use super::limits::COMMAND_LINE_OCTETS;
+use super::limits::{COMMAND_LINE_OCTETS, RECEIVED_FIELDS, RECIPIENTS_MIN};
 use super::line::{Input, Line, Lines};
 use super::parameter::{MailParameters, RcptParameters};
 use super::reply::Reply;
@@ -33,6 +33,8 @@ pub struct Config {
     pub recipients_max: usize,
     /// Refusals by the machine, and those that the driver counts, before 421.
     pub errors_max: u32,
+    /// `Received` fields of a message that is not looping (R5321-18).
+    pub received_max: usize,
     /// Characters that no local-part of a recipient may have: some server on the way might take them for a
     /// route (R5321-7).
     pub local_part_forbidden: String,
@@ -40,6 +42,21 @@ pub struct Config {
 
 /// The default of [`Config::local_part_forbidden`].
 pub const LOCAL_PART_FORBIDDEN: &str = "%!@/\\|";
+
+impl Config {
+    /// The limits that hold unless somebody says otherwise.
+    #[must_use]
+    pub fn new(hostname: &str, extensions: Extensions) -> Self {
+        Self {
+            hostname: hostname.to_owned(),
+            extensions,
+            recipients_max: RECIPIENTS_MIN,
+            errors_max: 20,
+            received_max: RECEIVED_FIELDS,
+            local_part_forbidden: LOCAL_PART_FORBIDDEN.to_owned(),
+        }
+    }
+}
 
 /// Which of SMTP's two hellos the client said.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -203,10 +203,7 @@ impl Server {
         }
         self.slots.push_back(Slot::Content(transaction.number));
         let framing = Decoder::Data(data::Decoder::default());
-        self.state = State::Asking(Body::new(
-            framing,
-            Inspector::new(self.message_octets_max()),
-        ));
+        self.state = State::Asking(Body::new(framing, self.inspector()));
         Some(Event::Content(Framing::Data))
     }
 
@@ -221,7 +218,7 @@ impl Server {
         };
         let inspector = self.between_chunks.take();
         let first = inspector.is_none();
-        let inspector = inspector.unwrap_or_else(|| Inspector::new(self.message_octets_max()));
+        let inspector = inspector.unwrap_or_else(|| self.inspector());
         let over_limit = octets.saturating_add(inspector.octets()) > self.message_octets_max();
         let body = Body::new(Decoder::Bdat(Chunk::new(octets, last)), inspector);
         if over_limit {
@@ -312,6 +309,10 @@ impl Server {
         self.transaction
             .as_ref()
             .is_some_and(|transaction| self.refused != Some(transaction.number))
+    }
+
+    fn inspector(&self) -> Inspector {
+        Inspector::new(self.message_octets_max(), self.config.received_max)
     }
 
     pub(super) fn message_octets_max(&self) -> u64 {

@@ -19,7 +19,7 @@ fn config() -> Arc<Config> {
         },
         recipients_max: 3,
         errors_max: 20,
-        local_part_forbidden: LOCAL_PART_FORBIDDEN.into(),
+        ..Config::new("mx.example", Extensions::default())
     })
 }
 
