@@ -72,6 +72,49 @@ impl EnvelopeVerdict {
     }
 }
 
+/// As much of a transaction as is known at a time, for senders that pass on what another one sends them:
+/// the commands go out in one flight where the peer allows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'e> {
+    /// MAIL; present in the first part only.
+    pub mail: Option<(&'e ReversePath, &'e MailParameters)>,
+    /// RCPT, in order.
+    pub recipients: &'e [(ForwardPath, RcptParameters)],
+    /// Whether DATA follows.
+    pub data: bool,
+    /// Recipients that were accepted in earlier parts.
+    pub accepted: usize,
+}
+
+/// What the peer said to a [`Part`].
+#[derive(Clone, Debug, Default)]
+pub struct PartVerdict {
+    /// To MAIL.
+    pub mail: Option<Reply>,
+    /// To each RCPT, in order; fewer where they were not worth sending.
+    pub recipients: Vec<Reply>,
+    /// To DATA; absent where it was not worth sending.
+    pub data: Option<Reply>,
+}
+
+impl PartVerdict {
+    /// Recipients that were accepted in this part.
+    #[must_use]
+    pub fn accepted(&self) -> usize {
+        if self.is_refused() {
+            return 0;
+        }
+        self.recipients
+            .iter()
+            .filter(|reply| reply.is_positive())
+            .count()
+    }
+
+    fn is_refused(&self) -> bool {
+        self.mail.as_ref().is_some_and(|reply| !reply.is_positive())
+    }
+}
+
 /// A connection on which we send mail.
 #[derive(Debug)]
 pub struct Dialogue {
@@ -179,15 +222,64 @@ impl Dialogue {
             self.write_envelope(envelope);
             self.client.data();
             let mut verdict = self.envelope_verdict(envelope).await?;
-            verdict.data = Some(self.data_verdict(&verdict).await?);
+            verdict.data = Some(self.data_verdict(verdict.accepted()).await?);
             return Ok(verdict);
         }
         let mut verdict = self.envelope_in_steps(envelope).await?;
         if verdict.accepted() > 0 {
             self.client.data();
-            verdict.data = Some(self.data_verdict(&verdict).await?);
+            verdict.data = Some(self.data_verdict(verdict.accepted()).await?);
         }
         Ok(verdict)
+    }
+
+    /// The commands of a part, DATA as in [`Dialogue::envelope`].
+    ///
+    /// # Errors
+    /// [`LinkFault`]: there is no verdict on the message.
+    pub async fn part(&mut self, part: &Part<'_>) -> Result<PartVerdict, LinkFault> {
+        let pipelining = self.client.extensions().pipelining;
+        let mut verdict = PartVerdict::default();
+        if pipelining {
+            self.write_part(part);
+        }
+        if let Some((path, parameters)) = part.mail {
+            if !pipelining {
+                self.client.mail(path, parameters);
+            }
+            verdict.mail = Some(self.reply(Awaited::Mail).await?);
+        }
+        for (path, parameters) in part.recipients {
+            if !pipelining && verdict.is_refused() {
+                break;
+            }
+            if !pipelining {
+                self.client.recipient(path, parameters);
+            }
+            verdict
+                .recipients
+                .push(self.reply(Awaited::Recipient).await?);
+        }
+        let accepted = part.accepted + verdict.accepted();
+        if part.data && !pipelining && accepted > 0 {
+            self.client.data();
+        }
+        if self.client.awaits() == Some(Awaited::Data) {
+            verdict.data = Some(self.data_verdict(accepted).await?);
+        }
+        Ok(verdict)
+    }
+
+    fn write_part(&mut self, part: &Part<'_>) {
+        if let Some((path, parameters)) = part.mail {
+            self.client.mail(path, parameters);
+        }
+        for (path, parameters) in part.recipients {
+            self.client.recipient(path, parameters);
+        }
+        if part.data {
+            self.client.data();
+        }
     }
 
     /// Content of DATA: writes when enough has gathered.
@@ -341,13 +433,13 @@ impl Dialogue {
         })
     }
 
-    async fn data_verdict(&mut self, envelope: &EnvelopeVerdict) -> Result<Reply, LinkFault> {
+    async fn data_verdict(&mut self, accepted: usize) -> Result<Reply, LinkFault> {
         let reply = self.reply(Awaited::Data).await?;
         if !reply.is_intermediate() {
             self.client.no_content();
             return Ok(reply);
         }
-        if envelope.accepted() > 0 {
+        if accepted > 0 {
             return Ok(reply);
         }
         // RFC 2920 §3.1: the peer waits for content that has nobody to go to; in LMTP nobody answers for it.

@@ -172,6 +172,12 @@ impl Wire {
         self.quick_ack = true;
     }
 
+    /// Where the peer is; `None` where that is this machine without a network, or no longer known.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.stream.tcp()?.peer_addr().ok()
+    }
+
     /// Whether the connection is encrypted.
     #[must_use]
     pub fn is_tls(&self) -> bool {
@@ -238,13 +244,15 @@ impl Wire {
         }
         let mut written = 0;
         let all = poll_fn(|context| {
-            // What the peer says meanwhile is taken too, or it might never come to read.
-            if let Poll::Ready(Err(error)) = self.poll_fill(context) {
-                if !matches!(error, WireError::Closed) {
-                    return Poll::Ready(Err(error));
+            let drained = self.poll_drain(context, output, &mut written);
+            if drained.is_pending() {
+                // What the peer says meanwhile is taken too, or it might never come to read.
+                match self.poll_fill_while_writing(context) {
+                    Err(WireError::Closed) | Ok(_) => {}
+                    Err(error) => return Poll::Ready(Err(error)),
                 }
             }
-            self.poll_drain(context, output, &mut written)
+            drained
         });
         deadline(wait, all).await?;
         output.clear();
@@ -264,12 +272,10 @@ impl Wire {
         let mut heard = false;
         let both = poll_fn(|context| {
             let drained = self.poll_drain(context, output, &mut written);
-            if !heard || drained.is_pending() {
-                match self.poll_fill(context) {
-                    Poll::Ready(Ok(())) => heard = true,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => {}
-                }
+            if drained.is_pending() {
+                heard |= self.poll_fill_while_writing(context)?;
+            } else if !heard {
+                heard = self.poll_fill(context)?.is_ready();
             }
             ready!(drained)?;
             if heard {
@@ -315,6 +321,15 @@ impl Wire {
         })
     }
 
+    /// Reads until nothing is there, or the input is full; true when something came.
+    fn poll_fill_while_writing(&mut self, context: &mut Context<'_>) -> Result<bool, WireError> {
+        let mut heard = false;
+        while self.poll_fill(context)?.is_ready() {
+            heard = true;
+        }
+        Ok(heard)
+    }
+
     /// Writes and flushes what is left of `output`.
     fn poll_drain(
         &mut self,
@@ -348,15 +363,20 @@ async fn deadline<T>(
 }
 
 impl Stream {
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp),
+            Self::TlsClient(stream) => Some(stream.get_ref().0),
+            Self::TlsServer(stream, _) => Some(stream.get_ref().0),
+            Self::Unix(_) => None,
+        }
+    }
+
     fn acknowledge(&self) {
-        let tcp = match self {
-            Self::Tcp(tcp) => tcp,
-            Self::TlsClient(stream) => stream.get_ref().0,
-            Self::TlsServer(stream, _) => stream.get_ref().0,
-            Self::Unix(_) => return,
-        };
-        // A hint to the kernel: without it the peer is slower, not wrong.
-        let _ = socket2::SockRef::from(tcp).set_tcp_quickack(true);
+        if let Some(tcp) = self.tcp() {
+            // A hint to the kernel: without it the peer is slower, not wrong.
+            let _ = socket2::SockRef::from(tcp).set_tcp_quickack(true);
+        }
     }
 }
 

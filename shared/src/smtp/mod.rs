@@ -18,3 +18,4 @@ pub mod line;
 pub mod parameter;
 pub mod reply;
 pub mod server;
+pub mod trace;
