@@ -114,6 +114,16 @@ impl Document {
     }
 }
 
+/// Whether a file holds one table of a list (`[[key]]`) and nothing else.
+#[must_use]
+pub fn sole_table(file: &Path, key: &str) -> bool {
+    let Ok(root) = parse_file(file) else {
+        return false;
+    };
+    let only = root.get(key).filter(|_| root.len() == 1);
+    matches!(only, Some((_, Node { content: Content::Array(items), .. })) if items.len() == 1)
+}
+
 /// `conf.d/*.toml` beside the main file, sorted. Hidden files (an editor's or our own unfinished ones) are left out.
 fn fragments(main: &Path) -> Result<Vec<PathBuf>, ConfigErrors> {
     let directory = main

@@ -12,8 +12,8 @@ mod value;
 mod watch;
 
 pub(crate) use document::reason;
-pub use document::{Document, Place};
-pub use live::Live;
+pub use document::{Document, Place, sole_table};
+pub use live::{Live, follow};
 pub use problem::{ConfigErrors, Problem};
 pub use section::{Known, Notes, Section};
 pub use value::{Address, Complaint, Value, show_duration, show_size};

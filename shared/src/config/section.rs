@@ -7,6 +7,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+use tracing::{info, warn};
+
 use super::document::{Content, Document, Node, Place, Table};
 use super::problem::{ConfigErrors, Problem};
 use super::value::{Complaint, Value};
@@ -29,6 +31,22 @@ pub struct Notes {
     pub changed: Vec<String>,
     /// Every key asked for.
     pub known: Vec<Known>,
+}
+
+impl Notes {
+    /// Logs the warnings, a line each.
+    pub fn log_warnings(&self) {
+        for warning in &self.warnings {
+            warn!("{warning}");
+        }
+    }
+
+    /// Logs what differs from the defaults, a line each.
+    pub fn log_changed(&self) {
+        for setting in &self.changed {
+            info!(%setting, "not the default");
+        }
+    }
 }
 
 /// Runs `read` over the root of a document.
