@@ -445,3 +445,6 @@ impl Customer {
         self.output.extend_from_slice(b"\r\n");
     }
 }
+
+#[cfg(test)]
+mod tests;

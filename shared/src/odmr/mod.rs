@@ -77,3 +77,6 @@ fn parse_domain(name: &str) -> Option<Domain> {
         .ok()
         .filter(|domain| domain.labels() >= LABELS_MIN)
 }
+
+#[cfg(test)]
+mod tests;

@@ -363,3 +363,6 @@ impl Provider {
         self.refuse(&reply);
     }
 }
+
+#[cfg(test)]
+mod tests;

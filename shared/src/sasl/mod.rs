@@ -140,3 +140,6 @@ fn prepare(text: &str) -> Result<Zeroizing<String>, Unpreparable> {
 fn equal_in_constant_time(left: &[u8], right: &[u8]) -> bool {
     constant_time::verify_slices_are_equal(left, right).is_ok()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -10,9 +10,17 @@ use super::{
 
 /// The whole of the server's part: one message, checked against the SCRAM verifier. Runs PBKDF2.
 pub(super) fn check(message: &[u8], credentials: &dyn Credentials) -> ServerStep {
-    let Some((user, secret)) = parse(message) else {
+    let Some(Message {
+        authorization,
+        user,
+        secret,
+    }) = Message::parse(message)
+    else {
         return ServerStep::failure(None, Failure::Malformed);
     };
+    if authorization.is_some_and(|other| *other != *user) {
+        return ServerStep::failure(Some(user), Failure::Impersonation);
+    }
     let found = match verifier_of(&user, credentials) {
         Ok(found) => found,
         Err(step) => return step,
@@ -26,16 +34,32 @@ pub(super) fn check(message: &[u8], credentials: &dyn Credentials) -> ServerStep
     }
 }
 
-/// User and secret. An authorisation identity other than the user is refused: nobody acts for somebody else here.
-fn parse(message: &[u8]) -> Option<(String, Zeroizing<String>)> {
-    let mut parts = std::str::from_utf8(message).ok()?.split('\0');
-    let (authzid, user, secret) = (parts.next()?, parts.next()?, parts.next()?);
-    if parts.next().is_some() || (!authzid.is_empty() && authzid != user) {
-        return None;
+struct Message {
+    /// Nobody acts for somebody else here, so it is the user's own name or none.
+    authorization: Option<Zeroizing<String>>,
+    user: String,
+    secret: Zeroizing<String>,
+}
+
+impl Message {
+    /// RFC 4616 §2: the server prepares the parts with SASLprep, and neither user nor secret is empty.
+    fn parse(message: &[u8]) -> Option<Self> {
+        let mut parts = std::str::from_utf8(message).ok()?.split('\0');
+        let (authorization, user, secret) = (parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() {
+            return None;
+        }
+        let authorization = match authorization {
+            "" => None,
+            other => Some(prepare(other).ok()?),
+        };
+        let (user, secret) = (prepare(user).ok()?.to_string(), prepare(secret).ok()?);
+        Some(Self {
+            authorization,
+            user,
+            secret,
+        })
     }
-    // RFC 4616 §2: the server prepares both with SASLprep; an empty one is refused.
-    let user = prepare(user).ok()?;
-    Some((user.to_string(), prepare(secret).ok()?))
 }
 
 /// The client's only message, both parts prepared (RFC 4616 §2).
