@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// Counts for the whole process. Clones are handles of the same counters.
 #[derive(Clone, Debug)]
@@ -25,6 +26,7 @@ struct Inner {
     refused_transient: AtomicU64,
     refused_permanent: AtomicU64,
     authentication_failures: AtomicU64,
+    configuration: watch::Sender<ConfigurationState>,
     rest: Mutex<Rest>,
 }
 
@@ -32,7 +34,6 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Rest {
     listen: Listening,
-    configuration: ConfigurationState,
     accounts: BTreeMap<String, Arc<Account>>,
 }
 
@@ -91,6 +92,8 @@ pub struct Listening {
 /// Which configuration is in force.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct ConfigurationState {
+    /// Reloads since the start, those that were refused among them.
+    pub reloads: u64,
     /// When it was loaded; none: at the start.
     pub loaded_at: Option<Timestamp>,
     /// Why a later one is not in force.
@@ -120,8 +123,6 @@ pub struct Snapshot {
     pub refused_permanent: u64,
     /// AUTH that failed.
     pub authentication_failures: u64,
-    /// By name: accounts that pulled since the start.
-    pub accounts: BTreeMap<String, AccountActivity>,
 }
 
 /// Sessions at this moment and since the start.
@@ -163,6 +164,7 @@ impl Activity {
             refused_transient: AtomicU64::new(0),
             refused_permanent: AtomicU64::new(0),
             authentication_failures: AtomicU64::new(0),
+            configuration: watch::Sender::default(),
             rest: Mutex::default(),
         }))
     }
@@ -174,16 +176,19 @@ impl Activity {
 
     /// A new configuration is in force.
     pub fn configured(&self) {
-        let loaded_at = Some(Timestamp::now());
-        self.rest().configuration = ConfigurationState {
-            loaded_at,
-            error: None,
-        };
+        self.0.configuration.send_modify(|state| {
+            state.reloads += 1;
+            state.loaded_at = Some(Timestamp::now());
+            state.error = None;
+        });
     }
 
     /// A new configuration is not in force, and why.
     pub fn configuration_refused(&self, error: String) {
-        self.rest().configuration.error = Some(error);
+        self.0.configuration.send_modify(|state| {
+            state.reloads += 1;
+            state.error = Some(error);
+        });
     }
 
     /// Forgets accounts that are configured no longer; sessions that still run go on counting for themselves.
@@ -243,12 +248,11 @@ impl Activity {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.0;
-        let rest = self.rest();
-        let accounts = rest.accounts.iter();
+        let listen = self.rest().listen.clone();
         Snapshot {
             started_at: inner.started_at,
-            listen: rest.listen.clone(),
-            configuration: rest.configuration.clone(),
+            listen,
+            configuration: inner.configuration.borrow().clone(),
             smtp: inner.edge.counts(),
             odmr: inner.odmr.counts(),
             accepted_messages: inner.messages.load(Relaxed),
@@ -256,9 +260,23 @@ impl Activity {
             refused_transient: inner.refused_transient.load(Relaxed),
             refused_permanent: inner.refused_permanent.load(Relaxed),
             authentication_failures: inner.authentication_failures.load(Relaxed),
-            accounts: accounts
-                .map(|(name, account)| (name.clone(), account.snapshot()))
-                .collect(),
+        }
+    }
+
+    /// What an account did since the start.
+    #[must_use]
+    pub fn account(&self, name: &str) -> AccountActivity {
+        let account = self.rest().accounts.get(name).map(Arc::clone);
+        account.map_or_else(AccountActivity::default, |account| account.snapshot())
+    }
+
+    /// Waits for the next reload, one that is refused included. Those before this call do not count.
+    pub fn reloaded(&self) -> impl Future<Output = ConfigurationState> + Send + use<> {
+        let mut state = self.0.configuration.subscribe();
+        async move {
+            // The sender lives in `self`, of which whoever reloads has a handle.
+            let _ = state.changed().await;
+            state.borrow().clone()
         }
     }
 
@@ -400,13 +418,7 @@ mod tests {
     #[test]
     fn a_pull_ends_as_it_was_told_and_broken_otherwise() {
         let activity = Activity::new();
-        let result = || {
-            activity.snapshot().accounts["corp"]
-                .last_pull
-                .clone()
-                .unwrap()
-                .result
-        };
+        let result = || activity.account("corp").last_pull.unwrap().result;
         let pull = activity.pull("corp", PEER);
         assert_eq!(result(), PullResult::Running);
         pull.delivered(100);
@@ -417,7 +429,7 @@ mod tests {
         assert_eq!(result(), PullResult::Complete);
         drop(activity.pull("corp", PEER));
         assert_eq!(result(), PullResult::Broken);
-        let account = &activity.snapshot().accounts["corp"];
+        let account = activity.account("corp");
         assert_eq!(account.pulls, SessionCounts { now: 0, total: 2 });
         let moved = (
             account.delivered,
@@ -436,8 +448,8 @@ mod tests {
         activity.keep_accounts(|name| name == "corp");
         running.delivered(1);
         drop(running);
-        let seen = activity.snapshot();
-        assert_eq!(seen.accounts.keys().collect::<Vec<_>>(), ["corp"]);
+        assert_eq!(activity.account("old"), AccountActivity::default());
+        assert_eq!(activity.account("corp").pulls.total, 1);
     }
 
     #[test]
@@ -447,6 +459,16 @@ mod tests {
         let error = activity.snapshot().configuration.error;
         assert_eq!(error.as_deref(), Some("relay.toml:3: bad"));
         activity.configured();
-        assert_eq!(activity.snapshot().configuration.error, None);
+        let state = activity.snapshot().configuration;
+        assert_eq!((state.reloads, state.error), (2, None));
+    }
+
+    #[tokio::test]
+    async fn only_a_reload_after_the_call_is_waited_for() {
+        let activity = Activity::new();
+        activity.configured();
+        let waiting = activity.reloaded();
+        activity.configuration_refused("bad".to_owned());
+        assert_eq!(waiting.await.reloads, 2);
     }
 }

@@ -8,7 +8,7 @@ use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
 use atrn_shared::smtp::reply::Reply;
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::body::ContentReader;
 use super::error::StoreError;
@@ -118,7 +118,7 @@ pub enum Outcome {
 }
 
 /// Where a delivery stands.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Waits until a time.
@@ -136,7 +136,8 @@ pub enum State {
 }
 
 /// What an admin does to deliveries.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Action {
     /// Queued and deferred ones are kept back.
     Hold,
@@ -229,6 +230,12 @@ impl std::str::FromStr for State {
 }
 
 impl Action {
+    /// Whether it would change a delivery in this state: what a dry run counts.
+    #[must_use]
+    pub fn applies_to(self, state: State) -> bool {
+        self.target(state).is_some()
+    }
+
     /// The state it leads to from `state`; `None` where it does not apply.
     pub(super) fn target(self, state: State) -> Option<Target> {
         match (self, state) {

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Ids that one millisecond has room for; when they are used up, the next millisecond's are taken.
 const COUNTER_BITS: u32 = 10;
@@ -128,17 +128,7 @@ impl FromStr for QueueId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        if text.len() != QUEUE_ID_DIGITS {
-            return Err(IdError);
-        }
-        let mut value: i64 = 0;
-        for octet in text.bytes() {
-            let digit = DIGITS
-                .iter()
-                .position(|digit| *digit == octet.to_ascii_uppercase());
-            value = value << 5 | i64::try_from(digit.ok_or(IdError)?).map_err(|_| IdError)?;
-        }
-        Ok(Self(value))
+        read_digits(text, QUEUE_ID_DIGITS).map(Self)
     }
 }
 
@@ -162,6 +152,22 @@ impl FromStr for Reference {
     }
 }
 
+impl FromStr for DeliveryId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let (key, store) = text.rsplit_once('.').ok_or(IdError)?;
+        let (message, number) = key.split_once('.').ok_or(IdError)?;
+        let key = DeliveryKey {
+            message: message.parse()?,
+            number: number.parse().map_err(|_| IdError)?,
+        };
+        let instance = read_digits(store, INSTANCE_DIGITS)?;
+        let instance = u32::try_from(instance).map_err(|_| IdError)?;
+        Ok(Self { key, instance })
+    }
+}
+
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -181,6 +187,52 @@ impl Serialize for DeliveryId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
+}
+
+impl Serialize for Reference {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for QueueId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for DeliveryId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Reference {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer)
+    }
+}
+
+fn from_text<'de, T: FromStr<Err = IdError>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+/// At most 60 bits, so that nothing overflows.
+fn read_digits(text: &str, digits: usize) -> Result<i64, IdError> {
+    if text.len() != digits {
+        return Err(IdError);
+    }
+    let mut value: i64 = 0;
+    for octet in text.bytes() {
+        let digit = DIGITS
+            .iter()
+            .position(|digit| *digit == octet.to_ascii_uppercase());
+        value = value << 5 | i64::try_from(digit.ok_or(IdError)?).map_err(|_| IdError)?;
+    }
+    Ok(value)
 }
 
 fn write_digits(f: &mut fmt::Formatter<'_>, value: u64, digits: usize) -> fmt::Result {
@@ -260,5 +312,6 @@ mod tests {
         assert!(text.len() <= 128);
         let legal = |octet: u8| octet.is_ascii_alphanumeric() || b"._-".contains(&octet);
         assert!(text.bytes().all(legal), "{text}");
+        assert_eq!(text.parse(), Ok(DeliveryId { key, instance: 1 }));
     }
 }

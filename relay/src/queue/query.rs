@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use atrn_shared::smtp::address::Domain;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::envelope::State;
 use super::id::{DeliveryId, QueueId, Reference};
@@ -14,7 +14,8 @@ use super::retry;
 pub const PAGE_DELIVERIES: usize = 100;
 
 /// Which deliveries. An empty filter means all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Filter {
     /// For this domain; it need not be configured any more.
     pub domain: Option<Domain>,
@@ -31,7 +32,8 @@ pub struct Filter {
 }
 
 /// What an admin's change applies to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Selection {
     /// All that match.
     Filter(Filter),
@@ -40,7 +42,7 @@ pub enum Selection {
 }
 
 /// A delivery in a list.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Item {
     /// The message's id, as the sender was told.
     pub id: QueueId,
@@ -69,7 +71,7 @@ pub struct Item {
 }
 
 /// A message with all that is known of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Message {
     /// As the sender was told.
     pub id: QueueId,
@@ -92,7 +94,7 @@ pub struct Message {
 }
 
 /// A delivery of a [`Message`].
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct MessageDelivery {
     /// As in lists.
     #[serde(flatten)]
@@ -104,7 +106,7 @@ pub struct MessageDelivery {
 }
 
 /// A recipient of a [`MessageDelivery`].
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RecipientDetail {
     /// The forward-path.
     pub recipient: String,
@@ -115,7 +117,7 @@ pub struct RecipientDetail {
 }
 
 /// How much of a domain is in the queue. Costs the same at any depth.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct DomainTotal {
     /// The domain.
     pub domain: Domain,
@@ -138,7 +140,8 @@ pub struct DomainTotal {
 }
 
 /// What the rows of a table of statistics are.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum StatsBy {
     /// One row: all.
     Age,
@@ -154,7 +157,7 @@ pub enum StatsBy {
 pub const AGE_MINUTES: [u64; 9] = [5, 10, 20, 40, 80, 160, 320, 640, 1280];
 
 /// One row of statistics: deliveries by age.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct StatsRow {
     /// Domain, sender's domain or state.
     pub name: String,
@@ -167,7 +170,7 @@ pub struct StatsRow {
 }
 
 /// How many deliveries a filter or a change found.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Found {
     /// Deliveries.
     pub messages: u64,
@@ -176,7 +179,7 @@ pub struct Found {
 }
 
 /// What a change did.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Changed {
     /// Deliveries changed.
     pub changed: u64,
@@ -185,7 +188,6 @@ pub struct Changed {
     /// Deliveries in a state that the action does not apply to.
     pub unsuitable: u64,
     /// Ids that name nothing in the queue.
-    #[serde(serialize_with = "as_text")]
     pub unknown: Vec<Reference>,
 }
 
@@ -194,8 +196,4 @@ impl Item {
     pub fn expire_after(&mut self, hold_for: Duration) {
         self.expires_at = Some(retry::expires_at(self.received_at, hold_for));
     }
-}
-
-fn as_text<S: serde::Serializer>(ids: &[Reference], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(ids.iter().map(Reference::to_string))
 }
