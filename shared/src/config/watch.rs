@@ -275,3 +275,143 @@ fn fingerprint(path: &Path) -> Option<Fingerprint> {
 const SETTLING: Duration = Duration::from_millis(150);
 /// … or, in a directory that never rests, after so long.
 const SETTLING_MAX: Duration = Duration::from_millis(450);
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, DataChange, ModifyKind, RemoveKind, RenameMode};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Setup {
+        directory: TempDir,
+        watch: Watch,
+    }
+
+    impl Setup {
+        fn start() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            fs::create_dir(directory.path().join("certificates")).unwrap();
+            for name in ["main.toml", "certificates/relay.crt", "unrelated"] {
+                fs::write(directory.path().join(name), "1").unwrap();
+            }
+            let watch = Watch::start(files(directory.path(), &["certificates/relay.crt"])).unwrap();
+            Self { directory, watch }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.directory.path().join(name)
+        }
+
+        /// Replaces a file as `mv` and certificate tools do.
+        fn replace(&self, name: &str, text: &str) {
+            let aside = self.path(&format!("{name}.new"));
+            fs::write(&aside, text).unwrap();
+            fs::rename(aside, self.path(name)).unwrap();
+        }
+
+        /// The time-out only turns a test that would hang into one that fails.
+        async fn changed(&mut self, what: &str) {
+            let changed = tokio::time::timeout(Duration::from_secs(20), self.watch.changed());
+            changed
+                .await
+                .unwrap_or_else(|_| panic!("{what} was not noticed"));
+        }
+    }
+
+    fn files(directory: &Path, named: &[&str]) -> WatchedFiles {
+        let named = named.iter().map(|name| directory.join(name)).collect();
+        WatchedFiles {
+            main: directory.join("main.toml"),
+            named,
+        }
+    }
+
+    #[tokio::test]
+    async fn every_way_to_change_a_file_is_noticed() {
+        let mut setup = Setup::start();
+        fs::write(setup.path("main.toml"), "longer").unwrap();
+        setup.changed("writing").await;
+        setup.replace("main.toml", "renamed");
+        setup.changed("renaming over").await;
+        setup.replace("certificates/relay.crt", "2");
+        setup.changed("a certificate").await;
+        fs::remove_file(setup.path("certificates/relay.crt")).unwrap();
+        setup.changed("removing").await;
+        setup.replace("certificates/relay.crt", "3");
+        setup.changed("a certificate that came back").await;
+    }
+
+    #[tokio::test]
+    async fn a_fragment_is_noticed_in_a_directory_that_comes_later() {
+        let mut setup = Setup::start();
+        for round in ["first", "second"] {
+            fs::create_dir(setup.path("conf.d")).unwrap();
+            fs::write(setup.path("conf.d/a.toml"), "a").unwrap();
+            setup.changed(&format!("{round} fragment")).await;
+            setup.replace("conf.d/a.toml", "b, longer");
+            setup
+                .changed(&format!("change of the {round} fragment"))
+                .await;
+            fs::remove_dir_all(setup.path("conf.d")).unwrap();
+            setup
+                .changed(&format!("removal of the {round} directory"))
+                .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_symbolic_link_that_turns_elsewhere_is_noticed() {
+        let mut setup = Setup::start();
+        for name in ["old", "new"] {
+            fs::write(setup.path(name), name).unwrap();
+        }
+        std::os::unix::fs::symlink("old", setup.path("link")).unwrap();
+        setup
+            .watch
+            .trigger()
+            .watch(files(setup.directory.path(), &["link"]));
+        setup.watch.trigger().pull();
+        setup.changed("the new list").await;
+        std::os::unix::fs::symlink("new", setup.path("link.new")).unwrap();
+        fs::rename(setup.path("link.new"), setup.path("link")).unwrap();
+        setup.changed("the link").await;
+    }
+
+    /// Pulled once, the trigger is reported once: were the unrelated file or reading a change, the second wait
+    /// would end without the second pull. A slow machine can only make this test pass wrongly, never fail.
+    #[tokio::test]
+    async fn the_trigger_reports_without_a_change() {
+        let mut setup = Setup::start();
+        setup.watch.trigger().pull();
+        setup.changed("the trigger").await;
+        fs::write(setup.path("unrelated"), "2").unwrap();
+        fs::read(setup.path("main.toml")).unwrap();
+        setup.watch.trigger().pull();
+        setup.changed("the second pull").await;
+        assert!(setup.watch.changes.try_recv().is_err());
+    }
+
+    #[test]
+    fn reading_is_no_change() {
+        use notify::event::AccessKind::{Close, Open, Read};
+        for (kind, expected) in [
+            (EventKind::Access(Open(AccessMode::Any)), false),
+            (EventKind::Access(Read), false),
+            (EventKind::Access(Close(AccessMode::Read)), false),
+            (EventKind::Access(Close(AccessMode::Write)), true),
+            (EventKind::Create(CreateKind::File), true),
+            (EventKind::Modify(ModifyKind::Data(DataChange::Any)), true),
+            (EventKind::Modify(ModifyKind::Name(RenameMode::To)), true),
+            (EventKind::Remove(RemoveKind::Folder), true),
+        ] {
+            assert_eq!(can_matter(kind), expected, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_cannot_be_watched() {
+        let error = Watch::start(files(Path::new("/nonexistent"), &[])).unwrap_err();
+        assert_eq!(error.to_string(), "cannot watch /nonexistent for changes");
+    }
+}

@@ -65,6 +65,11 @@ impl ClientTls {
         Ok(Self(Arc::new(config)))
     }
 
+    #[cfg(test)]
+    pub(super) fn of_config(config: ClientConfig) -> Self {
+        Self(Arc::new(config))
+    }
+
     /// For a rustls or tokio-rustls connector.
     #[must_use]
     pub fn config(&self) -> Arc<ClientConfig> {
@@ -102,7 +107,7 @@ pub fn trust_failure(error: &(dyn std::error::Error + 'static)) -> Option<String
     None
 }
 
-fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, Error> {
+pub(super) fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, Error> {
     Ok(match trust {
         Trust::Anyone => Arc::new(ByKey(None)),
         Trust::Pin(pins) => Arc::new(ByKey(Some(pins.clone()))),

@@ -121,6 +121,17 @@ impl Identity {
         }
     }
 
+    /// A certificate shown by somebody who has not got its key.
+    #[cfg(test)]
+    pub(super) fn with_foreign_key(certificate: &Self, key: &Self) -> Self {
+        let chain = certificate.certified_key.cert.clone();
+        let forged = CertifiedKey::new(chain, Arc::clone(&key.certified_key.key));
+        Self {
+            certified_key: Arc::new(forged),
+            ..certificate.clone()
+        }
+    }
+
     /// The pin that the other side registers.
     #[must_use]
     pub fn pin(&self) -> SpkiPin {

@@ -80,3 +80,6 @@ fn server_end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     };
     Some(digest(algorithm, certificate).as_ref().to_vec())
 }
+
+#[cfg(test)]
+mod tests;
