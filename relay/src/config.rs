@@ -674,3 +674,16 @@ const REPORTS: [(&str, Reports); 4] = [
     ("postmaster", Reports::Postmaster),
     ("none", Reports::None),
 ];
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A configuration out of its text, for tests of what is decided by it.
+    pub(crate) fn config(text: &str) -> RelayConfig {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("relay.toml");
+        std::fs::write(&path, format!("{text}\n[tls]\ncertificate = \"x\"\nkey = \"y\"\n")).unwrap();
+        RelayConfig::load(&path).unwrap().config
+    }
+}

@@ -1,5 +1,164 @@
-//! Map of the crate.
+//! The relay: takes mail from the Internet, holds it, gives it to pullers. It never connects out.
+//!
+//! [`run`] builds the parts and joins them: the edge and the provider meet only in the [`queue`], the
+//! settings and the activity that are handed to both.
 
+pub mod accounts;
 pub mod activity;
+pub mod certificate;
 pub mod config;
+mod connections;
+mod edge;
+pub mod fragments;
+mod provider;
 pub mod queue;
+mod session_id;
+pub mod settings;
+mod sockets;
+
+pub use sockets::{BindError, Sockets, bind};
+
+use std::time::Duration;
+
+use atrn_shared::config::{Live, Watch, WatchError};
+use atrn_shared::sasl::Credentials;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::activity::{Activity, Listening};
+use crate::connections::Connections;
+use crate::edge::Edge;
+use crate::provider::Provider;
+use crate::queue::Store;
+use crate::settings::Settings;
+
+/// How long sessions have at a shutdown to say 421 and end.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(8);
+
+/// Why the daemon can not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The system gave no signals, or no asynchronous sockets.
+    #[error("cannot start: {0}")]
+    Io(#[from] std::io::Error),
+    /// The configuration cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+}
+
+/// Runs the daemon on bound sockets until SIGTERM or SIGINT; SIGHUP, or a changed file, reloads the settings.
+///
+/// # Errors
+/// [`RunError`] when it cannot start. What goes wrong later is logged, and the daemon goes on.
+pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(), RunError> {
+    let watch = Watch::start(settings.watched_files())?;
+    let activity = Activity::new();
+    let live = Live::new(settings);
+    let shutdown = CancellationToken::new();
+    let sessions = TaskTracker::new();
+    let edge = Edge {
+        settings: live.clone(),
+        store: store.clone(),
+        activity: activity.clone(),
+    };
+    let provider = Provider::new(live.clone(), store.clone(), activity.clone());
+
+    let listening = Listening {
+        smtp: sockets.smtp_addresses(),
+        odmr: sockets.odmr_addresses(),
+    };
+    let joined = |addresses: &[std::net::SocketAddr]| {
+        addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    let (smtp, odmr) = (joined(&listening.smtp), joined(&listening.odmr));
+    activity.listening(listening);
+    let edge_connections = Connections::default();
+    for listener in sockets.smtp {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listening = connections::listen(
+            edge.clone(),
+            listener,
+            edge_connections.clone(),
+            sessions.clone(),
+            shutdown.clone(),
+        );
+        sessions.spawn(listening);
+    }
+    let odmr_connections = Connections::default();
+    for listener in sockets.odmr {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listening = connections::listen(
+            provider.clone(),
+            listener,
+            odmr_connections.clone(),
+            sessions.clone(),
+            shutdown.clone(),
+        );
+        sessions.spawn(listening);
+    }
+    info!(smtp, odmr, "ready");
+
+    supervise(watch, &live, &activity).await?;
+    shutdown.cancel();
+    sessions.close();
+    if tokio::time::timeout(SHUTDOWN_TIME, sessions.wait())
+        .await
+        .is_err()
+    {
+        warn!(
+            sessions = sessions.len(),
+            "sessions did not end in time; their mail stays with the sender, or queued"
+        );
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Reloads when asked, until the daemon shall stop.
+async fn supervise(
+    mut watch: Watch,
+    live: &Live<Settings>,
+    activity: &Activity,
+) -> Result<(), RunError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup: Signal = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => watch.trigger().pull(),
+            () = watch.changed() => reload(&watch, live, activity).await,
+        }
+    }
+}
+
+/// All of the new settings, or none of them. What runs keeps the settings that it began with.
+async fn reload(watch: &Watch, live: &Live<Settings>, activity: &Activity) {
+    let old = live.load();
+    let files = old.watched_files();
+    let decoy_key = old.accounts.decoy_key().clone();
+    let loaded = tokio::task::spawn_blocking(move || Settings::load(&files.main, decoy_key)).await;
+    match loaded {
+        Ok(Ok(new)) => {
+            old.log_changes(&new);
+            watch.trigger().watch(new.watched_files());
+            activity.keep_accounts(|name| new.config.account(name).is_some());
+            activity.configured();
+            live.store(new);
+        }
+        Ok(Err(errors)) => {
+            for problem in errors.problems() {
+                error!(%problem, "configuration not reloaded; the running settings stay in force");
+            }
+            activity.configuration_refused(errors.to_string());
+        }
+        Err(lost) => error!(%lost, "the reload was lost; the running settings stay in force"),
+    }
+}

@@ -212,7 +212,7 @@ impl Wire {
         }
     }
 
-    /// Takes what has arrived already, without waiting; true when there was something, or the peer is gone.
+    /// Takes what has arrived already, without waiting; true when there was something.
     pub fn arrived(&mut self) -> bool {
         let Stream::Tcp(stream) = &self.stream else {
             return false;
@@ -220,7 +220,7 @@ impl Wire {
         match stream.try_read(self.input.space()) {
             Ok(count) => {
                 self.input.filled(count);
-                true
+                count > 0
             }
             Err(_) => false,
         }

@@ -1,0 +1,48 @@
+//! The Internet side: mail for our domains from anybody, taken durably or refused clearly.
+//!
+//! Who listens is in [`crate::connections`]; what a command means, in `shared::smtp::server`; whether a
+//! recipient is ours, in [`policy`].
+
+mod pace;
+pub(crate) mod policy;
+mod received;
+mod session;
+
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::activity::Activity;
+use crate::connections::{Caps, Service};
+use crate::queue::Store;
+use crate::settings::Settings;
+use atrn_shared::config::Live;
+
+/// Everything that a session of the edge may use.
+#[derive(Clone, Debug)]
+pub(crate) struct Edge {
+    pub(crate) settings: Live<Settings>,
+    pub(crate) store: Store,
+    pub(crate) activity: Activity,
+}
+
+impl Service for Edge {
+    const NAME: &'static str = "edge";
+
+    fn hostname(&self) -> String {
+        self.settings.load().config.hostname.to_string()
+    }
+
+    fn caps(&self, _: IpAddr) -> Option<Caps> {
+        let settings = self.settings.load();
+        Some(Caps {
+            total: settings.config.smtp.max_connections,
+            per_address: settings.config.smtp.max_connections_per_ip,
+        })
+    }
+
+    async fn serve(self, stream: TcpStream, peer: SocketAddr, shutdown: CancellationToken) {
+        session::serve(&self, stream, peer, &shutdown).await;
+    }
+}

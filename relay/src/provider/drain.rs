@@ -1,0 +1,302 @@
+//! The reversed session: claims deliveries, sends them, settles what the puller said (RFC 2645 §5.3).
+//!
+//! A delivery is ours until its final 250 was read (OWN-6). The commit that removes it runs while the next
+//! message is on its way; a link that breaks frees the rest with nothing changed.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Instant;
+
+use atrn_shared::dialogue::{Dialogue, Envelope, EnvelopeVerdict, LinkFault};
+use atrn_shared::log;
+use atrn_shared::smtp::address::Domain;
+use atrn_shared::smtp::client::{Dialect, Needs};
+use atrn_shared::smtp::limits::ClientTimeouts;
+use atrn_shared::smtp::parameter::{BodyType, MailParameters};
+use atrn_shared::smtp::reply::Reply;
+use atrn_shared::wire::{Wire, WireError};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::verdict;
+use crate::activity::{PullGuard, PullResult};
+use crate::queue::{ContentReader, Delivery, Lease, Outcome, SessionId, Store, StoreError};
+
+/// Deliveries claimed at a time. They are held from other sessions, so not too many.
+const CLAIM_MAX: usize = 64;
+/// Settlements that may wait for their commit while more messages are sent.
+const SETTLING_MAX: usize = 64;
+/// Up to this size a message goes out in one flight with its envelope: to wait for the verdict on the
+/// recipients would cost a round trip, and to be wrong costs no more than these octets.
+const ONE_FLIGHT_OCTETS: u64 = 128 * 1024;
+
+/// One reversed session.
+pub(super) struct Drain<'a> {
+    pub(super) store: &'a Store,
+    pub(super) session: SessionId,
+    pub(super) peer: SocketAddr,
+    pub(super) account: &'a str,
+    pub(super) hostname: &'a str,
+    pub(super) domains: &'a [Domain],
+    pub(super) shutdown: &'a CancellationToken,
+}
+
+/// Why a drain ended before the queue was empty.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Link(#[from] LinkFault),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What one drain moved.
+#[derive(Debug, Default)]
+struct Tally {
+    delivered: u64,
+    deferred: u64,
+    failed: u64,
+}
+
+type Settling = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
+
+impl Drain<'_> {
+    /// Sends what the account has until nothing is left, and says QUIT.
+    pub(super) async fn run(self, wire: Wire, pull: PullGuard) {
+        let began = Instant::now();
+        let mut tally = Tally::default();
+        let mut dialogue = Dialogue::new(wire, Dialect::Smtp, ClientTimeouts::default());
+        let ended = self.send_all(&mut dialogue, &pull, &mut tally).await;
+        let reason = match &ended {
+            Ok(()) if self.shutdown.is_cancelled() => "the relay is shutting down".to_owned(),
+            Ok(()) => "all sent".to_owned(),
+            Err(broken) => broken.to_string(),
+        };
+        info!(
+            session = %self.session, peer = %self.peer, account = self.account, delivered = tally.delivered,
+            deferred = tally.deferred, failed = tally.failed, delay = ?began.elapsed(), reason, "drain ended"
+        );
+        match ended {
+            Ok(()) => {
+                pull.end(PullResult::Complete);
+                dialogue.quit().await;
+            }
+            // A customer whose own server is down just closes: everybody's right, and nobody's fault.
+            Err(Broken::Link(LinkFault::Unavailable(_) | LinkFault::Wire(WireError::TimedOut))) => {
+                dialogue.quit().await
+            }
+            Err(_) => {}
+        }
+    }
+
+    async fn send_all(
+        &self,
+        dialogue: &mut Dialogue,
+        pull: &PullGuard,
+        tally: &mut Tally,
+    ) -> Result<(), Broken> {
+        dialogue.greeting().await?;
+        dialogue.hello(self.hostname).await?;
+        let mut settling = VecDeque::new();
+        let sent = self.send_claims(dialogue, pull, tally, &mut settling).await;
+        // What the puller said counts, however the session ended.
+        for settled in settling {
+            settled.await?;
+        }
+        sent
+    }
+
+    async fn send_claims(
+        &self,
+        dialogue: &mut Dialogue,
+        pull: &PullGuard,
+        tally: &mut Tally,
+        settling: &mut VecDeque<Settling>,
+    ) -> Result<(), Broken> {
+        while !self.shutdown.is_cancelled() {
+            let leases = self
+                .store
+                .claim(self.session, self.domains, CLAIM_MAX)
+                .await?;
+            if leases.is_empty() {
+                break;
+            }
+            for lease in leases {
+                if self.shutdown.is_cancelled() {
+                    break;
+                }
+                let began = Instant::now();
+                let outcomes = send(dialogue, &lease).await?;
+                self.note(&lease, &outcomes, began, pull, tally);
+                settling.push_back(Box::pin(self.store.settle(lease, outcomes)));
+                if settling.len() > SETTLING_MAX
+                    && let Some(oldest) = settling.pop_front()
+                {
+                    oldest.await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts and logs how a delivery ended.
+    fn note(
+        &self,
+        delivery: &Delivery,
+        outcomes: &[Outcome],
+        began: Instant,
+        pull: &PullGuard,
+        tally: &mut Tally,
+    ) {
+        let mut worst = None;
+        for (recipient, outcome) in delivery.recipients.iter().zip(outcomes) {
+            if let Outcome::Deferred(reply) | Outcome::Failed(reply) = outcome {
+                let forward_path = recipient.forward_path.to_string();
+                warn!(
+                    session = %self.session, account = self.account, delivery_id = %delivery.id, domain = %delivery.domain,
+                    forward_path = %log::peer(&forward_path), %reply, state = state(outcome), "not delivered"
+                );
+                worst = Some(outcome);
+            }
+        }
+        match worst {
+            Some(Outcome::Failed(_)) => {
+                tally.failed += 1;
+                pull.failed();
+            }
+            Some(_) => {
+                tally.deferred += 1;
+                pull.deferred();
+            }
+            None if outcomes
+                .iter()
+                .all(|outcome| matches!(outcome, Outcome::Delivered)) =>
+            {
+                tally.delivered += 1;
+                pull.delivered(delivery.size);
+                info!(
+                    session = %self.session, account = self.account, delivery_id = %delivery.id, domain = %delivery.domain,
+                    size = delivery.size, delay = ?began.elapsed(), "delivered"
+                );
+            }
+            None => {
+                debug!(session = %self.session, delivery_id = %delivery.id, "delivered in part; the rest follows at once")
+            }
+        }
+    }
+}
+
+fn state(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Failed(_) => "failed",
+        _ => "deferred",
+    }
+}
+
+/// Sends one delivery; the outcome for each of its recipients.
+async fn send(dialogue: &mut Dialogue, lease: &Lease) -> Result<Vec<Outcome>, Broken> {
+    let recipients = lease.recipients.len();
+    if let Err(refusal) = dialogue.client().can_carry(&needs(lease)) {
+        return Ok(vec![Outcome::Failed(refusal); recipients]);
+    }
+    let content = match lease.content().await {
+        Ok(content) => content,
+        Err(StoreError::Damaged(reason)) => {
+            error!(delivery_id = %lease.id, reason, "the content of a message is damaged");
+            let reply = Reply::new(
+                554,
+                "5.3.0",
+                "The content of this message is damaged in the queue",
+            );
+            return Ok(vec![Outcome::Failed(reply); recipients]);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let envelope = envelope(lease);
+    let (verdict, last) = if dialogue.client().extensions().chunking {
+        send_chunk(dialogue, &envelope, content).await?
+    } else {
+        send_data(dialogue, &envelope, content).await?
+    };
+    if !last.as_ref().is_some_and(Reply::is_positive) {
+        // Whatever the peer still holds of this transaction, the next one begins clean.
+        dialogue.reset().await?;
+    }
+    Ok(verdict::outcomes(&verdict, recipients, last.as_ref()))
+}
+
+type Sent = (EnvelopeVerdict, Option<Reply>);
+
+/// By BDAT: small messages in one flight with their envelope, large ones once somebody wants them.
+async fn send_chunk(
+    dialogue: &mut Dialogue,
+    envelope: &Envelope,
+    content: ContentReader,
+) -> Result<Sent, Broken> {
+    let octets = content.size();
+    if octets <= ONE_FLIGHT_OCTETS && dialogue.client().extensions().pipelining {
+        dialogue.begin_chunk(envelope, octets);
+        send_content(dialogue, content).await?;
+        let (verdict, replies) = dialogue.chunk_verdict(envelope).await?;
+        return Ok((verdict, replies.into_iter().next()));
+    }
+    let verdict = dialogue.envelope_alone(envelope).await?;
+    if verdict.accepted() == 0 {
+        return Ok((verdict, None));
+    }
+    dialogue.begin_chunk_after_envelope(octets);
+    send_content(dialogue, content).await?;
+    let replies = dialogue.verdicts().await?;
+    Ok((verdict, replies.into_iter().next()))
+}
+
+async fn send_data(
+    dialogue: &mut Dialogue,
+    envelope: &Envelope,
+    content: ContentReader,
+) -> Result<Sent, Broken> {
+    let verdict = dialogue.envelope(envelope).await?;
+    if verdict.accepted() == 0 || !verdict.awaits_content() {
+        let refused = verdict.data.clone();
+        return Ok((verdict, refused));
+    }
+    send_content(dialogue, content).await?;
+    let replies = dialogue.end_of_data(verdict.accepted()).await?;
+    Ok((verdict, replies.into_iter().next()))
+}
+
+async fn send_content(dialogue: &mut Dialogue, mut content: ContentReader) -> Result<(), Broken> {
+    while let Some(part) = content.next().await? {
+        dialogue.content(&part).await?;
+    }
+    Ok(())
+}
+
+fn needs(delivery: &Delivery) -> Needs {
+    Needs {
+        octets: delivery.size,
+        eight_bit: delivery.eight_bit
+            || delivery.mail_parameters.body == Some(BodyType::EightBitMime),
+        smtputf8: delivery.needs_smtputf8,
+    }
+}
+
+/// What goes out is printed from parsed values, with the real size.
+fn envelope(delivery: &Delivery) -> Envelope {
+    let declared = delivery.mail_parameters.body;
+    let found = delivery.eight_bit.then_some(BodyType::EightBitMime);
+    Envelope {
+        reverse_path: delivery.reverse_path.clone(),
+        parameters: MailParameters {
+            size: Some(delivery.size),
+            body: found.or(declared),
+            ..delivery.mail_parameters.clone()
+        },
+        recipients: delivery
+            .recipients
+            .iter()
+            .map(|recipient| (recipient.forward_path.clone(), recipient.parameters.clone()))
+            .collect(),
+    }
+}

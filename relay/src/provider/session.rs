@@ -1,0 +1,329 @@
+//! One connection from a puller, up to the turn: drives `odmr::provider` with the accounts behind it.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use atrn_shared::log;
+use atrn_shared::odmr::Atrn;
+use atrn_shared::odmr::provider::{
+    Attempt, Config, Event, Provider as Machine, TlsMode, TlsSession, Verdict,
+};
+use atrn_shared::sasl::{Fresh, Nonce, ServerStep};
+use atrn_shared::smtp::address::Domain;
+use atrn_shared::smtp::reply::Reply;
+use atrn_shared::wire::{Wire, WireError};
+use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tracing::{debug, error, info, warn};
+
+use super::{Provider, drain, permission};
+use crate::activity::PullResult;
+use crate::config::{OdmrConfig, OdmrTls};
+use crate::queue::SessionId;
+use crate::session_id;
+use crate::settings::Settings;
+
+/// How long the last words to a puller may take.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Refusals before 421.
+const ERRORS_MAX: u32 = 20;
+
+/// How the part before the turn ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("quit")]
+    Quit,
+    #[error("the relay is shutting down")]
+    Shutdown,
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+enum Next {
+    Handshake,
+    /// The roles are reversed.
+    Turned,
+    End(End),
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(
+    provider: &Provider,
+    stream: TcpStream,
+    peer: SocketAddr,
+    shutdown: &CancellationToken,
+) {
+    let _counted = provider.activity.odmr_session();
+    let id = session_id::next();
+    let settings = provider.settings.load();
+    let mut wire = Wire::tcp(stream);
+    if settings.config.odmr.tls == OdmrTls::Implicit {
+        match encrypt(wire, &settings).await {
+            Ok(encrypted) => wire = encrypted,
+            Err(error) => {
+                info!(session = %id, %peer, reason = %error, "puller session ended");
+                return;
+            }
+        }
+    }
+    let tls = wire.is_tls().then(|| tls_session(&wire));
+    let machine = Machine::new(config(&settings), tls);
+    let mut session = Session {
+        provider,
+        id,
+        peer,
+        settings,
+        machine,
+        granted: Vec::new(),
+    };
+    let mut stop = std::pin::pin!(shutdown.cancelled());
+    let end = loop {
+        match session.run(&mut wire, stop.as_mut()).await {
+            Next::Handshake => match encrypt(wire, &session.settings).await {
+                Ok(encrypted) => {
+                    wire = encrypted;
+                    session.machine.tls_started(tls_session(&wire));
+                }
+                Err(error) => {
+                    info!(session = %id, %peer, reason = %error, "puller session ended");
+                    return;
+                }
+            },
+            Next::Turned => return session.turn(wire, shutdown).await,
+            Next::End(end) => break end,
+        }
+    };
+    let account = session.machine.account().unwrap_or("-").to_owned();
+    session.farewell(wire, &end).await;
+    info!(session = %id, %peer, %account, reason = %end, "puller session ended");
+}
+
+struct Session<'p> {
+    provider: &'p Provider,
+    id: SessionId,
+    peer: SocketAddr,
+    settings: Arc<Settings>,
+    machine: Machine,
+    /// The domains of the ATRN that turned the session.
+    granted: Vec<Domain>,
+}
+
+impl Session<'_> {
+    async fn run(
+        &mut self,
+        wire: &mut Wire,
+        mut stop: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) -> Next {
+        loop {
+            let event = self.machine.next(&mut wire.input);
+            match event {
+                Event::NeedInput => {
+                    let wait = self.wait();
+                    let exchanged = tokio::select! {
+                        biased;
+                        exchanged = wire.exchange(&mut self.machine.output, wait) => exchanged,
+                        () = stop.as_mut() => return Next::End(End::Shutdown),
+                    };
+                    if let Err(error) = exchanged {
+                        return Next::End(error.into());
+                    }
+                }
+                Event::SecretExposed(user) => {
+                    let user = user.unwrap_or_default();
+                    warn!(
+                        session = %self.id, peer = %self.peer, account = %log::peer(&user),
+                        "a secret was sent without TLS and refused; take it for known to others: `atrn-relay account rotate`"
+                    );
+                }
+                Event::Authenticate(attempt) => self.authenticate(attempt).await,
+                Event::Atrn(atrn) => {
+                    let verdict = self.decide(&atrn).await;
+                    self.machine.answer(verdict);
+                }
+                Event::StartTls | Event::Turned => {
+                    // Sent alone and flushed: behind it the other side speaks (R2645-13).
+                    if let Err(error) = wire.write(&mut self.machine.output, FAREWELL).await {
+                        return Next::End(error.into());
+                    }
+                    return if matches!(event, Event::Turned) {
+                        Next::Turned
+                    } else {
+                        Next::Handshake
+                    };
+                }
+                Event::Closed => return Next::End(End::Quit),
+            }
+        }
+    }
+
+    /// Who does not say who it is, waits for less (R5321-46).
+    fn wait(&self) -> Duration {
+        let wait = self.settings.config.odmr.command_timeout;
+        if self.machine.account().is_some() {
+            wait
+        } else {
+            wait.min(OdmrConfig::AUTH_TIMEOUT)
+        }
+    }
+
+    async fn authenticate(&mut self, attempt: Attempt) {
+        let settings = Arc::clone(&self.settings);
+        let _turn = self.provider.proofs.acquire().await;
+        // PBKDF2 is work for milliseconds: not on a thread that serves others.
+        let check = move || fresh().map(|fresh| attempt.check(&settings.accounts, fresh));
+        let Ok(Some(checked)) = tokio::task::spawn_blocking(check).await else {
+            error!(session = %self.id, "a proof could not be checked: no randomness, or the check was lost");
+            return self
+                .machine
+                .close(Reply::new(421, "4.3.0", "Internal fault, try again later"));
+        };
+        match checked.step() {
+            ServerStep::Success(account) => {
+                info!(session = %self.id, peer = %self.peer, %account, mechanism = %checked.mechanism(), "authenticated");
+            }
+            ServerStep::Failure { user, reason } => {
+                self.provider.activity.authentication_failed();
+                let user = user.as_deref().unwrap_or_default();
+                warn!(
+                    session = %self.id, peer = %self.peer, account = %log::peer(user),
+                    mechanism = %checked.mechanism(), %reason, "authentication refused"
+                );
+            }
+            ServerStep::Unavailable => error!(session = %self.id, "accounts can not be looked up"),
+            ServerStep::Challenge(_) => {}
+        }
+        self.machine.checked(checked);
+    }
+
+    /// Whether the ATRN is granted; quick, whatever the queue holds (R2645-14).
+    async fn decide(&mut self, atrn: &Atrn) -> Verdict {
+        let name = self.machine.account().unwrap_or_default().to_owned();
+        // What was changed since the connection began counts: a disabled account gets nothing more.
+        let settings = self.provider.settings.load();
+        let config = &settings.config;
+        let Some(domains) = permission::granted(config.account(&name), &atrn.domains) else {
+            warn!(session = %self.id, peer = %self.peer, account = %name, "ATRN refused: not all domains are the account's, or it is disabled");
+            self.note(&name, PullResult::Refused);
+            return Verdict::NotPermitted;
+        };
+        if self
+            .provider
+            .asked
+            .too_often(&name, config.odmr.min_interval, Instant::now())
+        {
+            return Verdict::TooOften;
+        }
+        match self.provider.store.waiting(&domains).await {
+            Ok(true) => {
+                self.granted = domains;
+                Verdict::Turn
+            }
+            Ok(false) => {
+                debug!(session = %self.id, account = %name, "no mail");
+                self.note(&name, PullResult::NoMail);
+                Verdict::NoMail
+            }
+            Err(error) => {
+                error!(session = %self.id, %error, "cannot look for mail");
+                Verdict::Unavailable
+            }
+        }
+    }
+
+    /// A pull that moved nothing.
+    fn note(&self, account: &str, result: PullResult) {
+        self.provider
+            .activity
+            .pull(account, self.peer.ip())
+            .end(result);
+    }
+
+    async fn turn(self, mut wire: Wire, shutdown: &CancellationToken) {
+        let name = self.machine.account().unwrap_or_default().to_owned();
+        wire.acknowledge_quickly();
+        let settings = self.provider.settings.load();
+        if settings
+            .config
+            .account(&name)
+            .is_some_and(|account| account.line_records)
+        {
+            wire.set_records(atrn_shared::wire::Records::Lines);
+        }
+        let pull = self.provider.activity.pull(&name, self.peer.ip());
+        drain::Drain {
+            store: &self.provider.store,
+            session: self.id,
+            peer: self.peer,
+            account: &name,
+            hostname: settings.config.hostname.as_str(),
+            domains: &self.granted,
+            shutdown,
+        }
+        .run(wire, pull)
+        .await;
+    }
+
+    async fn farewell(&mut self, mut wire: Wire, end: &End) {
+        match end {
+            End::Shutdown => {
+                self.machine
+                    .close(Reply::new(421, "4.3.2", "Shutting down, try again later"))
+            }
+            End::Wire(WireError::TimedOut) => {
+                self.machine
+                    .close(Reply::new(421, "4.4.2", "Timeout, closing"))
+            }
+            End::Quit => {}
+            End::Wire(_) => return,
+        }
+        if wire.write(&mut self.machine.output, FAREWELL).await.is_ok() {
+            wire.close(FAREWELL).await;
+        }
+    }
+}
+
+async fn encrypt(wire: Wire, settings: &Settings) -> Result<Wire, WireError> {
+    let Some(tls) = &settings.tls else {
+        return Err(WireError::Closed);
+    };
+    wire.accept_tls(&tls.provider, OdmrConfig::AUTH_TIMEOUT)
+        .await
+}
+
+fn tls_session(wire: &Wire) -> TlsSession {
+    TlsSession {
+        channel_bindings: wire.channel_bindings(),
+        certificate_pin: wire.peer_pin().map(|pin| pin.to_string()),
+    }
+}
+
+/// Randomness and time for one exchange; none when the system has no randomness.
+fn fresh() -> Option<Fresh> {
+    let mut nonce = Nonce::default();
+    aws_lc_rs::rand::fill(&mut nonce).ok()?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Some(Fresh {
+        nonce,
+        unix_seconds: now.as_secs(),
+    })
+}
+
+fn config(settings: &Settings) -> Arc<Config> {
+    let odmr = &settings.config.odmr;
+    Arc::new(Config {
+        hostname: settings.config.hostname.to_string(),
+        tls: match odmr.tls {
+            OdmrTls::Implicit => TlsMode::Implicit,
+            OdmrTls::StartTls => TlsMode::StartTls,
+            OdmrTls::Optional => TlsMode::Optional,
+            OdmrTls::Off => TlsMode::Off,
+        },
+        has_certificate: settings.tls.is_some(),
+        mechanisms: odmr.mechanisms.clone(),
+        errors_max: ERRORS_MAX,
+    })
+}

@@ -1,0 +1,99 @@
+//! The sockets of the daemon, bound before anything else is started: so a port that is taken is one clear
+//! line, and nothing is left half-started.
+
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::RelayConfig;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// An address that can not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: cannot listen on {address}: {source}{}", hint(source))]
+pub struct BindError {
+    key: &'static str,
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; another process has the port",
+        std::io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+        }
+        _ => "",
+    }
+}
+
+/// All listening sockets.
+#[derive(Debug)]
+pub struct Sockets {
+    /// The Internet side.
+    pub smtp: Vec<TcpListener>,
+    /// The pullers' side.
+    pub odmr: Vec<TcpListener>,
+}
+
+impl Sockets {
+    /// Where the Internet side listens, with the ports that the system chose.
+    #[must_use]
+    pub fn smtp_addresses(&self) -> Vec<SocketAddr> {
+        addresses(&self.smtp)
+    }
+
+    /// Where the pullers' side listens.
+    #[must_use]
+    pub fn odmr_addresses(&self) -> Vec<SocketAddr> {
+        addresses(&self.odmr)
+    }
+}
+
+/// Binds everything that the configuration names.
+///
+/// # Errors
+/// [`BindError`] for the first address that cannot be had.
+pub fn bind(config: &RelayConfig) -> Result<Sockets, BindError> {
+    let all = |key: &'static str, addresses: &[SocketAddr]| {
+        let bound = addresses.iter().map(|address| {
+            listener(*address).map_err(|source| BindError {
+                key,
+                address: *address,
+                source,
+            })
+        });
+        bound.collect::<Result<Vec<_>, _>>()
+    };
+    Ok(Sockets {
+        smtp: all("smtp.listen", &config.smtp.listen)?,
+        odmr: all("odmr.listen", &config.odmr.listen)?,
+    })
+}
+
+fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // A restart must not wait for the connections of the last run to be forgotten.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `0.0.0.0` and `[::]` stand side by side in the default.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect()
+}
