@@ -1,0 +1,215 @@
+//! The command line's end: the daemon where one runs, else the queue itself.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::unistd::{Gid, Uid, geteuid, setegid, seteuid};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+use super::answer::{Context, handle};
+use super::protocol::{Refused, Reply, Request};
+use super::socket_path;
+use crate::config::RelayConfig;
+use crate::queue::{OpenError, Store};
+
+/// Why nothing could be asked, or no answer came.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The connection ended within an answer.
+    #[error("the relay broke off its answer: {0}")]
+    Broken(#[source] io::Error),
+    /// A line that is no reply.
+    #[error("the relay answered something else than a reply: {0}")]
+    Garbled(#[source] serde_json::Error),
+    /// Files or threads of ours.
+    #[error("cannot open the queue in {}: {source}", path.display())]
+    Local {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A relay that holds the queue and does not listen.
+    #[error("{}: no relay answers here, but one (or another command) has the queue open; try again in a moment", .0.display())]
+    NoAnswer(PathBuf),
+    /// The queue cannot be opened without the daemon either.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The answer is no.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The socket is there and is not for us.
+    #[error("cannot connect to {}: {source}; run this as root or as the relay's user", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Whom to ask.
+#[derive(Debug)]
+pub enum Client {
+    /// The running daemon.
+    Daemon(BufReader<UnixStream>),
+    /// The queue itself; nobody else has it open.
+    Local {
+        /// What the queue needs to run.
+        runtime: Runtime,
+        /// What answers are made from.
+        context: Context,
+    },
+}
+
+impl Client {
+    /// The daemon, or the queue itself where none runs.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub fn open(config: RelayConfig) -> Result<Self, ClientError> {
+        if let Some(daemon) = Self::daemon(&config.data_dir)? {
+            return Ok(daemon);
+        }
+        let local = |source| ClientError::Local {
+            path: config.data_dir.clone(),
+            source,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(local)?;
+        // Only the daemon makes a queue: one that a command made could belong to another user.
+        let store = if config.data_dir.join("queue.db").exists() {
+            become_owner(&config.data_dir).map_err(local)?;
+            Some(Store::open(&config.data_dir).map_err(|error| match error {
+                OpenError::InUse { .. } => ClientError::NoAnswer(socket_path(&config.data_dir)),
+                error => error.into(),
+            })?)
+        } else {
+            None
+        };
+        let daemon = Err(Arc::new(config));
+        let context = Context { store, daemon };
+        Ok(Self::Local { runtime, context })
+    }
+
+    /// The daemon; `None` where none runs.
+    ///
+    /// # Errors
+    /// [`ClientError::Socket`]
+    pub fn daemon(data_dir: &Path) -> Result<Option<Self>, ClientError> {
+        let path = socket_path(data_dir);
+        let connected = UnixStream::connect(&path).and_then(|stream| {
+            stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+            Ok(stream)
+        });
+        match connected {
+            Ok(stream) => Ok(Some(Self::Daemon(BufReader::new(stream)))),
+            Err(error) if is_nobody(&error) => Ok(None),
+            Err(source) => Err(ClientError::Socket { path, source }),
+        }
+    }
+
+    /// Whether a daemon answers.
+    #[must_use]
+    pub fn is_daemon(&self) -> bool {
+        matches!(self, Self::Daemon(_))
+    }
+
+    /// Asks, and gives every reply to `each` but the last.
+    ///
+    /// # Errors
+    /// [`ClientError`], or what `each` says; then nothing more may be asked.
+    pub fn ask<E: From<ClientError>>(
+        &mut self,
+        request: &Request,
+        mut each: impl FnMut(Reply) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Daemon(stream) => {
+                let sent = stream.get_mut().write_all(request.line().as_bytes());
+                sent.map_err(ClientError::Broken)?;
+                loop {
+                    match read(stream)? {
+                        Reply::Done => return Ok(()),
+                        Reply::Error(refused) => return Err(ClientError::from(refused).into()),
+                        reply => each(reply)?,
+                    }
+                }
+            }
+            Self::Local { runtime, context } => {
+                let (replies, mut inbox) = mpsc::channel(1);
+                let request = request.clone();
+                let made = async move { handle(request, context, &replies).await };
+                let taken = async move {
+                    while let Some(reply) = inbox.recv().await {
+                        match reply {
+                            Reply::Done => {}
+                            Reply::Error(refused) => {
+                                return Err(ClientError::from(refused).into());
+                            }
+                            reply => each(reply)?,
+                        }
+                    }
+                    Ok(())
+                };
+                runtime.block_on(async { tokio::join!(made, taken).1 })
+            }
+        }
+    }
+
+    /// Asks what has one reply.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub fn ask_one(&mut self, request: &Request) -> Result<Reply, ClientError> {
+        let mut answer = None;
+        self.ask(request, |reply| {
+            answer = Some(reply);
+            Ok::<_, ClientError>(())
+        })?;
+        let nothing = || ClientError::Broken(io::ErrorKind::UnexpectedEof.into());
+        answer.ok_or_else(nothing)
+    }
+}
+
+fn read(stream: &mut BufReader<UnixStream>) -> Result<Reply, ClientError> {
+    let mut line = Vec::new();
+    let mut limited = stream.take(REPLY_LINE_MAX);
+    let read = limited.read_until(b'\n', &mut line);
+    read.map_err(ClientError::Broken)?;
+    if line.last() != Some(&b'\n') {
+        return Err(ClientError::Broken(io::ErrorKind::UnexpectedEof.into()));
+    }
+    serde_json::from_slice(&line).map_err(ClientError::Garbled)
+}
+
+/// No socket, or one that a killed daemon left behind.
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// Root takes the place of the queue's owner: files that SQLite makes would else be root's, and the daemon could
+/// not open them. Called before any thread starts.
+fn become_owner(data_dir: &Path) -> io::Result<()> {
+    let owner = fs::metadata(data_dir)?;
+    if geteuid().is_root() && owner.uid() != 0 {
+        setegid(Gid::from_raw(owner.gid()))?;
+        seteuid(Uid::from_raw(owner.uid()))?;
+    }
+    Ok(())
+}
+
+/// A message with the most recipients that an envelope can have takes less.
+const REPLY_LINE_MAX: u64 = 64 * 1024 * 1024;
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
