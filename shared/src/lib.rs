@@ -1,12 +1,19 @@
-//! Map of the crate.
+//! What both ends of an On-Demand Mail Relay speak. Map of the crate:
+//!
+//! - [`smtp`]: the two SMTP machines and their grammar, without I/O
+//! - [`odmr`]: the two ODMR machines that end in the reversal, without I/O
+//! - [`sasl`]: the mechanisms of AUTH as steps, both sides, without I/O
+//! - [`wire`]: the one place where bytes meet a stream; [`dialogue`] drives the sending side over it
+//! - [`tls`], [`secret`]: certificates and pins, values that do not print themselves
+//! - [`config`], [`log`], [`cli`]: what both programs share as programs
+
+pub mod cli;
+pub mod config;
+pub mod dialogue;
+pub mod log;
 pub mod odmr;
 pub mod sasl;
-
-pub mod config;
-pub mod smtp;
-pub mod cli;
-pub mod log;
 pub mod secret;
+pub mod smtp;
 pub mod tls;
-pub mod dialogue;
 pub mod wire;
