@@ -15,7 +15,7 @@ use super::sqlite::reader;
 use super::sqlite::writer::Change;
 
 /// Deliveries of one change in one commit: a change of the whole queue must not stall accepts.
-const CHANGE_MAX: usize = 500;
+pub(super) const CHANGE_MAX: usize = 500;
 
 impl Store {
     /// Deliveries that match, oldest first, behind `after`: page by page with the last id of the one before.

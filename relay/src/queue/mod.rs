@@ -15,6 +15,8 @@ mod lease;
 mod query;
 pub mod retry;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;

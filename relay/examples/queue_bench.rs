@@ -1,0 +1,284 @@
+//! Measures the queue alone: accepts, large bodies, claim and settle, and a deep queue.
+//!
+//! `cargo run --release -p atrn-relay --example queue_bench -- [--dir D] [--depth N] [accept|large|drain|deep]…`
+//! Figures of different machines do not compare; figures of one run do. The inline limit and the page
+//! size were chosen with it: docs/decisions/0002-queue-on-sqlite.md.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use atrn_relay::queue::{Envelope, Filter, Outcome, Recipient, SessionId, Store};
+use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
+use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
+
+const KIB: usize = 1024;
+/// Messages that a drain has in flight, and those of one claim.
+const WINDOW: usize = 100;
+
+fn main() -> Result<()> {
+    let mut directory = PathBuf::from("target/queue_bench");
+    let mut depth = 200_000;
+    let mut parts = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--dir" => directory = arguments.next().context("--dir needs a directory")?.into(),
+            "--depth" => {
+                depth = arguments
+                    .next()
+                    .context("--depth needs a number")?
+                    .parse()?
+            }
+            _ => parts.push(argument),
+        }
+    }
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|named| named == part);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        if wanted("accept") {
+            accept(&directory).await?;
+        }
+        if wanted("large") {
+            large(&directory).await?;
+        }
+        if wanted("drain") {
+            drain(&directory).await?;
+        }
+        if wanted("deep") {
+            deep(&directory, depth).await?;
+        }
+        anyhow::Ok(())
+    })
+}
+
+/// Small bodies, one session and many.
+async fn accept(directory: &Path) -> Result<()> {
+    let sizes = [
+        (1, 4, 4_000),
+        (50, 4, 40_000),
+        (50, 8, 20_000),
+        (50, 16, 16_000),
+    ];
+    let larger = [
+        (50, 24, 8_000),
+        (50, 32, 8_000),
+        (50, 48, 4_000),
+        (50, 64, 4_000),
+    ];
+    for (sessions, kib, count) in sizes.into_iter().chain(larger) {
+        let store = fresh(directory)?;
+        let took = fill(&store, sessions, count, kib * KIB, "example.com").await?;
+        report(
+            &format!("accept {kib} KiB, {sessions} sessions"),
+            count,
+            kib * KIB,
+            took,
+        );
+    }
+    Ok(())
+}
+
+/// Bodies in spool files, beside the same octets written and synced to plain files.
+async fn large(directory: &Path) -> Result<()> {
+    for (sessions, kib, count) in [(10, 1024, 600), (10, 256, 2_000), (10, 64, 4_000)] {
+        let store = fresh(directory)?;
+        let took = fill(&store, sessions, count, kib * KIB, "example.com").await?;
+        report(
+            &format!("accept {kib} KiB, {sessions} sessions"),
+            count,
+            kib * KIB,
+            took,
+        );
+        drop(store);
+        let raw = directory.join("raw");
+        std::fs::create_dir_all(&raw)?;
+        let took = plain_files(&raw, sessions, count, kib * KIB)?;
+        report(
+            &format!("plain synced files {kib} KiB, {sessions} threads"),
+            count,
+            kib * KIB,
+            took,
+        );
+    }
+    Ok(())
+}
+
+async fn drain(directory: &Path) -> Result<()> {
+    let store = fresh(directory)?;
+    let count = 40_000;
+    fill(&store, 50, count, 4 * KIB, "example.com").await?;
+    let started = Instant::now();
+    let drained = take(&store, "example.com", count).await?;
+    report(
+        "claim, read and settle 4 KiB, 1 session",
+        drained,
+        4 * KIB,
+        started.elapsed(),
+    );
+    Ok(())
+}
+
+/// The first message out, and the thousandth, of a short queue and of a long one.
+async fn deep(directory: &Path, depth: usize) -> Result<()> {
+    for depth in [1_000, depth] {
+        let store = fresh(directory)?;
+        fill(&store, 50, depth / 2, KIB, "other.example").await?;
+        fill(&store, 50, depth - depth / 2, KIB, "example.com").await?;
+        drop(store);
+        let started = Instant::now();
+        let store = Store::open(directory)?;
+        println!("{depth:>8} queued: open {:?}", started.elapsed());
+        let started = Instant::now();
+        drop(claim(&store, "example.com", 1).await?);
+        println!("{depth:>8} queued: first claim {:?}", started.elapsed());
+        let started = Instant::now();
+        store.list(Filter::default(), None, 100).await?;
+        println!("{depth:>8} queued: first page {:?}", started.elapsed());
+        let started = Instant::now();
+        store.totals().await?;
+        println!("{depth:>8} queued: totals {:?}", started.elapsed());
+        let started = Instant::now();
+        let count = take(&store, "example.com", 500).await?;
+        report(
+            &format!("{depth} queued: claim, read, settle"),
+            count,
+            KIB,
+            started.elapsed(),
+        );
+        let started = Instant::now();
+        fill(&store, 1, 500, KIB, "example.com").await?;
+        report(
+            &format!("{depth} queued: accept, 1 session"),
+            500,
+            KIB,
+            started.elapsed(),
+        );
+    }
+    Ok(())
+}
+
+async fn fill(
+    store: &Store,
+    sessions: usize,
+    count: usize,
+    octets: usize,
+    domain: &'static str,
+) -> Result<Duration> {
+    let started = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for session in 0..sessions {
+        let store = store.clone();
+        let share = count / sessions + usize::from(session < count % sessions);
+        tasks.spawn(async move {
+            let piece = vec![b'x'; octets.min(16 * KIB)];
+            for _ in 0..share {
+                let mut body = store.body();
+                for _ in 0..octets / piece.len() {
+                    body.write(&piece).await?;
+                }
+                store.accept(envelope(domain)?, body).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    Ok(started.elapsed())
+}
+
+/// Drains as a session does: the next message goes while the settlement of the last is committed.
+async fn take(store: &Store, domain: &str, count: usize) -> Result<usize> {
+    let mut settling = VecDeque::new();
+    let mut taken = 0;
+    while taken < count {
+        let leases = claim(store, domain, WINDOW.min(count - taken)).await?;
+        if leases.is_empty() {
+            break;
+        }
+        for lease in leases {
+            let mut content = lease.content().await?;
+            while content.next().await?.is_some() {}
+            let outcomes = vec![Outcome::Delivered; lease.recipients.len()];
+            settling.push_back(store.settle(lease, outcomes));
+            taken += 1;
+            if settling.len() > WINDOW
+                && let Some(oldest) = settling.pop_front()
+            {
+                oldest.await?;
+            }
+        }
+    }
+    for settled in settling {
+        settled.await?;
+    }
+    Ok(taken)
+}
+
+async fn claim(store: &Store, domain: &str, max: usize) -> Result<Vec<atrn_relay::queue::Lease>> {
+    Ok(store
+        .claim(SessionId(1), &[Domain::parse(domain)?], max)
+        .await?)
+}
+
+fn plain_files(directory: &Path, threads: usize, count: usize, octets: usize) -> Result<Duration> {
+    use std::io::Write;
+
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        let workers = (0..threads).map(|thread| {
+            scope.spawn(move || -> Result<()> {
+                let content = vec![b'x'; octets];
+                let parent = std::fs::File::open(directory)?;
+                for number in 0..count / threads {
+                    let path = directory.join(format!("{thread}-{number}"));
+                    let mut file = std::fs::File::create_new(path)?;
+                    file.write_all(&content)?;
+                    file.sync_data()?;
+                    parent.sync_all()?;
+                }
+                Ok(())
+            })
+        });
+        let workers: Vec<_> = workers.collect();
+        for worker in workers {
+            worker
+                .join()
+                .map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        }
+        anyhow::Ok(())
+    })?;
+    Ok(started.elapsed())
+}
+
+fn fresh(directory: &Path) -> Result<Store> {
+    if directory.exists() {
+        std::fs::remove_dir_all(directory)?;
+    }
+    Ok(Store::open(directory)?)
+}
+
+fn envelope(domain: &str) -> Result<Envelope> {
+    Ok(Envelope {
+        reverse_path: ReversePath::from_address("sender@example.net")?,
+        mail_parameters: MailParameters::default(),
+        received_from: "client.example.net [192.0.2.1]".to_owned(),
+        eight_bit: false,
+        needs_smtputf8: false,
+        recipients: vec![Recipient {
+            forward_path: ForwardPath::from_address(&format!("recipient@{domain}"))?,
+            parameters: RcptParameters::default(),
+            domain: Domain::parse(domain)?,
+        }],
+    })
+}
+
+fn report(what: &str, count: usize, octets: usize, took: Duration) {
+    let rate = count as f64 / took.as_secs_f64();
+    let mib = rate * octets as f64 / (1024.0 * 1024.0);
+    println!("{what:<44} {rate:>9.0} /s {mib:>9.1} MiB/s");
+}
