@@ -26,10 +26,19 @@ impl Postfix {
     /// When it does not come up.
     #[must_use]
     pub fn start(domain: &str) -> Option<Self> {
+        Self::start_with(domain, &std::env::temp_dir(), &[])
+    }
+
+    /// The same, in a folder under `parent`, with settings of `main.cf` that come in place of the usual ones.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start_with(domain: &str, parent: &Path, settings: &[(&str, &str)]) -> Option<Self> {
         let program = Software::Postfix.find()?;
         let folder = tempfile::Builder::new()
             .prefix("atrn-postfix-")
-            .tempdir()
+            .tempdir_in(parent)
             .expect("a folder");
         let port = Port::reserve();
         let instance = Self {
@@ -38,7 +47,7 @@ impl Postfix {
             folder,
         };
         instance.lay_out();
-        let main = instance.main_cf(domain);
+        let main = replace(&instance.main_cf(domain), settings);
         std::fs::write(instance.path("etc/main.cf"), main).expect("main.cf");
         std::fs::write(instance.path("etc/master.cf"), instance.master_cf()).expect("master.cf");
         let started = instance.postfix("start");
@@ -188,13 +197,16 @@ postlog unix-dgram n - n - 1 postlogd
         format!("{} inet n - n - - smtpd\n{services}", self.port.address())
     }
 
+    /// A command of Postfix's that works on this instance, such as `postsuper`.
+    #[must_use]
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.program.with_file_name(name));
+        command.arg("-c").arg(self.path("etc"));
+        command
+    }
+
     fn postfix(&self, command: &str) -> Output {
-        Output::of(
-            Command::new(&self.program)
-                .arg("-c")
-                .arg(self.path("etc"))
-                .arg(command),
-        )
+        Output::of(self.command("postfix").arg(command))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -222,6 +234,23 @@ impl Drop for Postfix {
 
 /// Debian's `nobody`: mail is delivered under this user.
 const NOBODY: u32 = 65_534;
+
+/// The text of `main.cf` with other values, and settings that it did not have.
+fn replace(main: &str, settings: &[(&str, &str)]) -> String {
+    let name = |line: &str| {
+        let (name, _) = line.split_once('=')?;
+        Some(name.trim().to_owned())
+    };
+    let kept = main.lines().filter(|line| {
+        name(line).is_none_or(|name| settings.iter().all(|(other, _)| *other != name))
+    });
+    let new = settings
+        .iter()
+        .map(|(name, value)| format!("{name} = {value}"));
+    kept.map(str::to_owned)
+        .chain(new)
+        .fold(String::new(), |text, line| text + &line + "\n")
+}
 
 fn files_in(folder: &Path) -> usize {
     std::fs::read_dir(folder).map(Iterator::count).unwrap_or(0)

@@ -16,7 +16,7 @@ mod puller;
 mod relay;
 mod settings;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -59,6 +59,7 @@ pub struct Setup {
     relay: Vec<(String, toml::Value)>,
     puller: Vec<(String, toml::Value)>,
     target: String,
+    parent: PathBuf,
 }
 
 impl World {
@@ -73,6 +74,7 @@ impl World {
             puller: Vec::new(),
             // Port 9 (discard): nobody is there.
             target: "smtp://127.0.0.1:9".to_owned(),
+            parent: std::env::temp_dir(),
         }
     }
 
@@ -154,6 +156,12 @@ impl Setup {
         self
     }
 
+    /// Where its folder is made, when it matters on which disk.
+    pub fn under(mut self, parent: &Path) -> Self {
+        parent.clone_into(&mut self.parent);
+        self
+    }
+
     /// Sets both programs up, and starts the relay.
     ///
     /// # Panics
@@ -169,7 +177,7 @@ impl Setup {
         }
         let folder = tempfile::Builder::new()
             .prefix("atrn-")
-            .tempdir()
+            .tempdir_in(&self.parent)
             .expect("a folder");
         let mut relay = Relay::init(folder.path(), &self.domains, self.tls);
         relay.configure(|settings| settings.set_all(&self.relay));

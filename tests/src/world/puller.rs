@@ -163,6 +163,12 @@ impl Puller {
         self.process.take();
     }
 
+    /// The process id of the daemon, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// Changes its configuration, in one step.
     pub fn configure(&self, change: impl FnOnce(&mut Settings)) {
         let mut settings = Settings::read(&self.config);

@@ -1,0 +1,221 @@
+//! Who takes part: our relay and puller, the private Postfix, `smtp-source` and `smtp-sink`.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use atrn_tests::ports::Port;
+use atrn_tests::process::{Output, Process};
+use atrn_tests::software::{Postfix, Software};
+use atrn_tests::world::World;
+
+pub(crate) const DOMAIN: &str = "clientdom.example";
+pub(crate) const OTHER_DOMAIN: &str = "otherdom.example";
+/// Octets of content that one run may send: enough to be seen, and the disk keeps its breath.
+const RUN_OCTETS_MAX: usize = 256 << 20;
+const RUN_MESSAGES_MAX: usize = 60_000;
+/// How long anything may take before it counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How much is measured, and where.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) folder: PathBuf,
+    pub(crate) quick: bool,
+    pub(crate) runs: usize,
+    pub(crate) run_length: Duration,
+}
+
+impl Plan {
+    pub(crate) fn new(folder: &Path, quick: bool) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            quick,
+            runs: if quick { 2 } else { 5 },
+            run_length: Duration::from_millis(if quick { 700 } else { 2_000 }),
+        }
+    }
+
+    /// The long amount, or the short one.
+    pub(crate) fn amount(&self, long: usize, quick: usize) -> usize {
+        if self.quick { quick } else { long }
+    }
+
+    /// A relay with one account for both domains, and limits that let one address do all of the work; all else
+    /// as it comes, logging and durability included.
+    pub(crate) fn relay(&self, target: &str, puller: &[(&str, toml::Value)]) -> World {
+        let mut setup = World::setup()
+            .under(&self.folder)
+            .domain(DOMAIN)
+            .domain(OTHER_DOMAIN)
+            .relay("smtp.max_connections_per_ip", 1_000)
+            .relay("smtp.max_message_size", "100MB")
+            .puller("limits.max_message_size", "110MB")
+            .target(target);
+        for (path, value) in puller {
+            setup = setup.puller(path, value.clone());
+        }
+        setup.start()
+    }
+
+    /// A Postfix that does what the relay does: it takes mail for every domain, and holds it. What could slow it
+    /// down without serving that is off, the limits are lifted, logging and durability stay.
+    pub(crate) fn postfix(&self, sink: SocketAddr) -> Result<Postfix> {
+        let next_hop = format!("relay:[{}]:{}", sink.ip(), sink.port());
+        let settings = [
+            ("virtual_mailbox_domains", ""),
+            ("relay_domains", "static:all"),
+            ("relay_transport", &next_hop),
+            (
+                "smtpd_recipient_restrictions",
+                "check_recipient_access static:HOLD, permit_mynetworks, reject",
+            ),
+            ("default_process_limit", "200"),
+            ("max_use", "10000"),
+            ("smtpd_timeout", "300s"),
+            ("smtpd_banner", "$myhostname ESMTP"),
+            // One connection to the next hop, kept from message to message.
+            ("initial_destination_concurrency", "1"),
+            ("default_destination_concurrency_limit", "1"),
+            ("relay_destination_concurrency_limit", "1"),
+            ("smtp_destination_concurrency_limit", "1"),
+        ];
+        Postfix::start_with(DOMAIN, &self.folder, &settings).context("Postfix is not installed")
+    }
+
+    pub(crate) fn sink(&self) -> Result<Sink> {
+        Sink::start(&self.folder)
+    }
+}
+
+/// What `smtp-source` is told to send.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) sessions: usize,
+    pub(crate) octets: usize,
+    pub(crate) domain: &'static str,
+}
+
+impl Load {
+    /// Sends so many messages, keeping each session's connection; every one must be accepted.
+    pub(crate) fn send(self, address: SocketAddr, messages: usize) -> Result<Duration> {
+        let program = Software::SmtpSource.find().context("smtp-source")?;
+        let mut command = Command::new(program);
+        command
+            .args(["-d", "-C", "10", "-f", "sender@source.example"])
+            .args(["-s", &self.sessions.min(messages).to_string()])
+            .args(["-m", &messages.to_string()])
+            .args(["-l", &self.octets.to_string()])
+            .args(["-t", &format!("user@{}", self.domain)])
+            .arg(address.to_string());
+        let started = Instant::now();
+        let output = Output::within(&mut command, PATIENCE);
+        let took = started.elapsed();
+        ensure!(output.code == 0, "smtp-source: {}", output.stderr.trim());
+        Ok(took)
+    }
+
+    /// How many messages make a run of the planned length, by a short run before.
+    pub(crate) fn fitting(self, plan: &Plan, address: SocketAddr) -> Result<usize> {
+        let most = (RUN_OCTETS_MAX / self.octets).clamp(8, RUN_MESSAGES_MAX);
+        let trial = (self.sessions * 20).clamp(40, most.max(40)).min(most);
+        let took = self.send(address, trial)?;
+        let fitting = trial as f64 * plan.run_length.as_secs_f64() / took.as_secs_f64();
+        Ok((fitting as usize).clamp(trial, most))
+    }
+}
+
+/// An `smtp-sink` that counts what it gets.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    process: Process,
+    port: Port,
+    counts: PathBuf,
+}
+
+/// When messages arrived at a sink.
+#[derive(Debug)]
+pub(crate) struct Arrivals {
+    /// How many had arrived, and when that was seen.
+    seen: Vec<(Instant, usize)>,
+}
+
+impl Sink {
+    fn start(folder: &Path) -> Result<Self> {
+        let program = Software::SmtpSink.find().context("smtp-sink")?;
+        let port = Port::reserve();
+        let counts = folder.join(format!("sink-{}", port.number()));
+        let mut command = Command::new(program);
+        command.args(["-c", "-4"]);
+        if nix::unistd::geteuid().is_root() {
+            command.args(["-u", "nobody"]);
+        }
+        command.arg(port.address().to_string()).arg("1000");
+        let mut process = Process::start("smtp-sink", &mut command, &counts);
+        process.wait_until("it answers", || TcpStream::connect(port.address()).is_ok());
+        Ok(Self {
+            process,
+            port,
+            counts,
+        })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// As `[handover] target` has it.
+    pub(crate) fn target(&self) -> String {
+        format!("smtp://{}", self.address())
+    }
+
+    /// Messages so far.
+    pub(crate) fn count(&self) -> Result<usize> {
+        let mut file = File::open(&self.counts)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(200)))?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let text = String::from_utf8_lossy(&text);
+        // Each count is `sess=1 quit=0 mesg=7` and a carriage return; the last one may be half written.
+        let last = text.rsplit('\r').find_map(|part| {
+            let (_, number) = part.rsplit_once("mesg=")?;
+            number.trim().parse().ok()
+        });
+        Ok(last.unwrap_or(0))
+    }
+
+    /// Watches until so many more messages have come than `before`.
+    pub(crate) fn watch(&mut self, before: usize, messages: usize) -> Result<Arrivals> {
+        let mut seen = Vec::new();
+        let end = Instant::now() + PATIENCE;
+        let mut last = 0;
+        while last < messages {
+            let count = self.count()?.saturating_sub(before);
+            if count > last {
+                seen.push((Instant::now(), count));
+                last = count;
+            }
+            ensure!(
+                Instant::now() < end,
+                "{last} of {messages} messages came to smtp-sink"
+            );
+            ensure!(self.process.is_running(), "smtp-sink ended");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(Arrivals { seen })
+    }
+}
+
+impl Arrivals {
+    /// Messages a second from the first to the last.
+    pub(crate) fn rate(&self) -> Option<f64> {
+        let (first, last) = (self.seen.first()?, self.seen.last()?);
+        let time = last.0.duration_since(first.0).as_secs_f64();
+        (time > 0.0).then(|| (last.1 - first.1) as f64 / time)
+    }
+}
