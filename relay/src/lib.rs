@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod activity;
 pub mod certificate;
 pub mod config;
+pub mod control;
 mod connections;
 mod edge;
 pub mod fragments;
@@ -18,6 +19,7 @@ mod sockets;
 
 pub use sockets::{BindError, Sockets, bind};
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use atrn_shared::config::{Live, Watch, WatchError};
@@ -102,6 +104,15 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
         );
         sessions.spawn(listening);
     }
+    let context = control::Context::daemon(
+        store,
+        control::Daemon {
+            settings: live.clone(),
+            activity: activity.clone(),
+            reload: reload_trigger(&watch),
+        },
+    );
+    sessions.spawn(control::serve(sockets.control, context, shutdown.clone()));
     info!(smtp, odmr, "ready");
 
     supervise(watch, &live, &activity).await?;
@@ -118,6 +129,12 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
     }
     info!("stopped");
     Ok(())
+}
+
+/// For the control socket: as a changed file does.
+fn reload_trigger(watch: &Watch) -> Arc<dyn Fn() + Send + Sync> {
+    let trigger = watch.trigger();
+    Arc::new(move || trigger.pull())
 }
 
 /// Reloads when asked, until the daemon shall stop.
@@ -150,8 +167,9 @@ async fn reload(watch: &Watch, live: &Live<Settings>, activity: &Activity) {
             old.log_changes(&new);
             watch.trigger().watch(new.watched_files());
             activity.keep_accounts(|name| new.config.account(name).is_some());
-            activity.configured();
             live.store(new);
+            // Last: who waits for it may count on the new settings.
+            activity.configured();
         }
         Ok(Err(errors)) => {
             for problem in errors.problems() {

@@ -2,21 +2,37 @@
 //! line, and nothing is left half-started.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 
+use atrn_shared::config::reason;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::RelayConfig;
+use crate::control;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// An address that can not be listened on.
+/// What can not be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("{key}: cannot listen on {address}: {source}{}", hint(source))]
-pub struct BindError {
-    key: &'static str,
-    address: SocketAddr,
-    source: std::io::Error,
+pub enum BindError {
+    /// An address.
+    #[error(
+        "{key}: cannot listen on {address}: {}{}",
+        reason(source),
+        hint(source)
+    )]
+    Address {
+        /// The setting that names it.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The admin's socket.
+    #[error(transparent)]
+    Control(#[from] control::BindError),
 }
 
 fn hint(error: &std::io::Error) -> &'static str {
@@ -36,6 +52,8 @@ pub struct Sockets {
     pub smtp: Vec<TcpListener>,
     /// The pullers' side.
     pub odmr: Vec<TcpListener>,
+    /// The admin's side.
+    pub control: UnixListener,
 }
 
 impl Sockets {
@@ -59,7 +77,7 @@ impl Sockets {
 pub fn bind(config: &RelayConfig) -> Result<Sockets, BindError> {
     let all = |key: &'static str, addresses: &[SocketAddr]| {
         let bound = addresses.iter().map(|address| {
-            listener(*address).map_err(|source| BindError {
+            listener(*address).map_err(|source| BindError::Address {
                 key,
                 address: *address,
                 source,
@@ -70,6 +88,7 @@ pub fn bind(config: &RelayConfig) -> Result<Sockets, BindError> {
     Ok(Sockets {
         smtp: all("smtp.listen", &config.smtp.listen)?,
         odmr: all("odmr.listen", &config.odmr.listen)?,
+        control: control::bind(&config.data_dir)?,
     })
 }
 

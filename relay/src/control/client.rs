@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use atrn_shared::config::reason;
 use nix::unistd::{Gid, Uid, geteuid, setegid, seteuid};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -22,13 +23,13 @@ use crate::queue::{OpenError, Store};
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The connection ended within an answer.
-    #[error("the relay broke off its answer: {0}")]
-    Broken(#[source] io::Error),
+    #[error("the relay broke off its answer: {}", reason(.0))]
+    Broken(io::Error),
     /// A line that is no reply.
     #[error("the relay answered something else than a reply: {0}")]
     Garbled(#[source] serde_json::Error),
     /// Files or threads of ours.
-    #[error("cannot open the queue in {}: {source}", path.display())]
+    #[error("cannot open the queue in {}: {}", path.display(), reason(source))]
     Local {
         /// The directory.
         path: PathBuf,
@@ -45,7 +46,7 @@ pub enum ClientError {
     #[error(transparent)]
     Refused(#[from] Refused),
     /// The socket is there and is not for us.
-    #[error("cannot connect to {}: {source}; run this as root or as the relay's user", path.display())]
+    #[error("cannot connect to {}: {}; run this as root or as the relay's user", path.display(), reason(source))]
     Socket {
         /// The socket.
         path: PathBuf,

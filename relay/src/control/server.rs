@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use atrn_shared::config::reason;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc};
@@ -164,15 +165,6 @@ async fn answer(
 
 async fn write(output: &mut OwnedWriteHalf, reply: &Reply) -> io::Result<()> {
     timeout(REPLY_TIMEOUT, output.write_all(line(reply).as_bytes())).await?
-}
-
-/// The text of an I/O error without its number.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error")
-        .next()
-        .unwrap_or_default()
-        .to_owned()
 }
 
 /// Admins and their scripts at the same time.

@@ -187,7 +187,8 @@ fn parse_file(file: &Path) -> Result<Table, Vec<Problem>> {
 }
 
 /// The text of an I/O error without the number that means nothing to most readers.
-pub(crate) fn reason(error: &io::Error) -> String {
+#[must_use]
+pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error")
         .next()

@@ -11,8 +11,7 @@ mod section;
 mod value;
 mod watch;
 
-pub(crate) use document::reason;
-pub use document::{Document, Place, sole_table};
+pub use document::{Document, Place, reason, sole_table};
 pub use live::{Live, follow};
 pub use problem::{ConfigErrors, Problem};
 pub use section::{Known, Notes, Section};
