@@ -558,7 +558,7 @@ mod tests {
             "account a needs a secret or a certificate pin"
         );
         let by_hand =
-            "account hand stands in D/relay.toml:7, which was written by hand; change it there";
+            "account hand stands in D/relay.toml:8, which was written by hand; change it there";
         assert_eq!(setup.error(remove(&fragments, &config, "hand")), by_hand);
         assert_eq!(
             setup.error(rotate(&fragments, &config, "hand", &secret())),
