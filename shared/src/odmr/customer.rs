@@ -3,6 +3,8 @@
 //! One command is under way at a time, and each positive reply must come alone: octets behind it were sent before
 //! the provider could know our next command, so they are an attack or a bug (R5321-25, R3207-3).
 
+mod outcome;
+
 use std::mem;
 use std::sync::Arc;
 
@@ -11,7 +13,9 @@ use crate::sasl::{self, ClientContext, ClientError, ClientSettings, Mechanism, b
 use crate::smtp::address::Domain;
 use crate::smtp::extension::Extensions;
 use crate::smtp::line::Input;
-use crate::smtp::reply::{Reply, ReplyError, parse_reply};
+use crate::smtp::reply::{Reply, parse_reply};
+
+pub use outcome::{Awaited, Fault, Missing, Outcome};
 
 /// When the customer speaks TLS. There is no falling back from one to another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -49,78 +53,6 @@ pub enum Event {
     Prove(Challenge),
     /// It is decided. After [`Outcome::Turned`] the connection is ours to greet on; else close it.
     Ended(Outcome),
-}
-
-/// How the asking ended.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Outcome {
-    /// 250: we are the server now, and greet at once (R2645-18).
-    Turned,
-    /// 453: a good end.
-    NoMail,
-    /// 421, 451 and other 4yz: ask again, with back-off.
-    Later(Reply),
-    /// 450, 530 and other 5yz: somebody must look at it.
-    Refused(Reply),
-    /// The peer is no provider that we can use; its words, if it said so.
-    NotOffered(Missing, Option<Reply>),
-    /// The peer refused our proof.
-    AuthRefused(Reply),
-    /// We do not go on with the proof.
-    AuthFailed(ClientError),
-    /// The peer breaks the protocol.
-    Protocol(Fault),
-    /// The connection ended before it was decided.
-    Lost(Awaited),
-}
-
-/// What a provider must offer and did not.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Missing {
-    /// EHLO itself.
-    Ehlo,
-    /// STARTTLS, which our settings want.
-    StartTls,
-    /// AUTH.
-    Auth,
-    /// ATRN.
-    Atrn,
-}
-
-/// How a peer broke the protocol.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Fault {
-    /// Not a reply.
-    #[error("the relay sent {0}")]
-    Reply(#[from] ReplyError),
-    /// A reply that does not fit the command.
-    #[error("the relay answered {awaited:?} with \"{reply}\"")]
-    Unexpected {
-        /// What was due.
-        awaited: Awaited,
-        /// What came.
-        reply: Reply,
-    },
-    /// Octets behind a reply before our next command.
-    #[error("the relay spoke before its turn")]
-    Unsolicited,
-}
-
-/// The reply that is due next.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Awaited {
-    /// The greeting.
-    Greeting,
-    /// The reply to EHLO.
-    Ehlo,
-    /// The reply to STARTTLS.
-    StartTls,
-    /// The reply to AUTH or to a response.
-    Auth,
-    /// The reply to ATRN: wait at least [`super::ATRN_TIMEOUT_MIN`].
-    Atrn,
-    /// The reply to QUIT: a courtesy, worth a few seconds.
-    Quit,
 }
 
 /// A challenge of the provider and all that answers it: a value that can go to another thread.
@@ -166,6 +98,15 @@ enum State {
     Ended(Outcome),
 }
 
+/// How far to go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Purpose {
+    /// To the end of AUTH, to see whether it would work.
+    Authenticate,
+    /// To ATRN.
+    Turn,
+}
+
 /// The customer's side of one connection.
 #[derive(Debug)]
 pub struct Customer {
@@ -173,6 +114,7 @@ pub struct Customer {
     context: ClientContext,
     extensions: Extensions,
     mechanism: Option<Mechanism>,
+    purpose: Purpose,
     state: State,
     /// Commands to be sent.
     pub output: Vec<u8>,
@@ -187,8 +129,18 @@ impl Customer {
             context,
             extensions: Extensions::default(),
             mechanism: None,
+            purpose: Purpose::Turn,
             state: State::Greeting,
             output: Vec::new(),
+        }
+    }
+
+    /// The same session without ATRN: it says goodbye once the provider has accepted our proof.
+    #[must_use]
+    pub fn only_authenticate(self) -> Self {
+        Self {
+            purpose: Purpose::Authenticate,
+            ..self
         }
     }
 
@@ -378,6 +330,8 @@ impl Customer {
         }
         if !reply.is_positive() {
             self.refused(Awaited::Auth, reply, Outcome::AuthRefused);
+        } else if exchange.may_succeed() && self.purpose == Purpose::Authenticate {
+            self.quit(Outcome::Authenticated);
         } else if exchange.may_succeed() {
             self.say(
                 &Atrn {

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::odmr::ATRN_TIMEOUT_MIN;
 use crate::sasl::{ChannelBinding, ClientCredentials, NONCE_OCTETS};
+use crate::smtp::reply::ReplyError;
 
 const GREETING: &str = "220 relay.example\r\n";
 const OFFER: &str = "250-relay.example\r\n250-AUTH PLAIN\r\n250 ATRN\r\n";

@@ -2,6 +2,7 @@
 
 use super::{Event, Provider, State, TlsMode, reply};
 use crate::sasl::{self, Credentials, Fresh, Mechanism, ServerContext, ServerStep, base64};
+use crate::smtp::reply::Reply;
 
 /// How many octets of a user name are kept for the log.
 const USER_OCTETS_LOGGED: usize = 255;
@@ -21,7 +22,6 @@ impl Attempt {
     }
 
     /// Judges the message. PLAIN runs PBKDF2 here: milliseconds, so never on a runtime worker.
-    #[must_use]
     pub fn check(self, credentials: &dyn Credentials, fresh: Fresh) -> Checked {
         let mechanism = self.dialogue.mechanism;
         let mut exchange = match self.dialogue.exchange {
@@ -119,10 +119,7 @@ impl Provider {
         self.decoded(dialogue, if initial == "=" { "" } else { initial })
     }
 
-    fn may_authenticate(
-        &self,
-        mechanism: Option<Mechanism>,
-    ) -> Result<Dialogue, crate::smtp::reply::Reply> {
+    fn may_authenticate(&self, mechanism: Option<Mechanism>) -> Result<Dialogue, Reply> {
         if self.account.is_some() {
             return Err(reply::already_authenticated());
         }

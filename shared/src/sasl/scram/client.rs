@@ -99,11 +99,8 @@ impl Client {
     fn prove(&mut self, challenge: &[u8]) -> Result<Vec<u8>, ClientError> {
         let server_first = ServerFirst::parse(challenge).ok_or(ClientError::Malformed)?;
         // Our nonce and something of the server's: else it is a replay of somebody else's exchange.
-        if !server_first
-            .nonce
-            .strip_prefix(&self.nonce)
-            .is_some_and(|added| !added.is_empty())
-        {
+        let added = server_first.nonce.strip_prefix(&self.nonce);
+        if added.is_none_or(str::is_empty) {
             return Err(ClientError::Malformed);
         }
         let iterations = server_first

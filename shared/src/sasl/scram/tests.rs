@@ -247,69 +247,71 @@ fn final_messages_of_a_client_that_are_refused() {
     assert_eq!(ClientFinal::parse(b"c=biws,r=\xff,p=AAAA"), None);
 }
 
+/// Challenges that no client may answer.
+const SERVER_FIRST_REFUSED: [(&str, ClientError); 17] = [
+    ("", ClientError::Malformed),
+    ("r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==", ClientError::Malformed),
+    (
+        "r=rOprNGfwEbeRWgbNEkqOx,i=4096,s=W22ZaA==",
+        ClientError::Malformed,
+    ),
+    ("r=rOprNGfwEbeRWgbNEkqOx,s=,i=4096", ClientError::Malformed),
+    (
+        "r=rOprNGfwEbeRWgbNEkqOx,s=W22,i=4096",
+        ClientError::Malformed,
+    ),
+    (
+        "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=",
+        ClientError::Malformed,
+    ),
+    (
+        "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=04096",
+        ClientError::Malformed,
+    ),
+    (
+        "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=+4096",
+        ClientError::Malformed,
+    ),
+    (
+        "m=x,r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=4096",
+        ClientError::Malformed,
+    ),
+    (
+        "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=4096,m=x",
+        ClientError::Malformed,
+    ),
+    ("e=other-error", ClientError::Malformed),
+    // Nothing added to our nonce, and somebody else's.
+    (
+        "r=rOprNGfwEbeRWgbNEkqO,s=W22ZaA==,i=4096",
+        ClientError::Malformed,
+    ),
+    (
+        "r=sOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=4096",
+        ClientError::Malformed,
+    ),
+    (
+        "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=4095",
+        ClientError::Iterations,
+    ),
+    (
+        "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=1",
+        ClientError::Iterations,
+    ),
+    (
+        "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=1000001",
+        ClientError::Iterations,
+    ),
+    (
+        "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=99999999999999999999",
+        ClientError::Iterations,
+    ),
+];
+
 // covers: R5802-1
 #[test]
 fn first_messages_of_a_server_that_are_refused() {
-    let table = [
-        ("", ClientError::Malformed),
-        ("r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==", ClientError::Malformed),
-        (
-            "r=rOprNGfwEbeRWgbNEkqOx,i=4096,s=W22ZaA==",
-            ClientError::Malformed,
-        ),
-        ("r=rOprNGfwEbeRWgbNEkqOx,s=,i=4096", ClientError::Malformed),
-        (
-            "r=rOprNGfwEbeRWgbNEkqOx,s=W22,i=4096",
-            ClientError::Malformed,
-        ),
-        (
-            "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=",
-            ClientError::Malformed,
-        ),
-        (
-            "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=04096",
-            ClientError::Malformed,
-        ),
-        (
-            "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=+4096",
-            ClientError::Malformed,
-        ),
-        (
-            "m=x,r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=4096",
-            ClientError::Malformed,
-        ),
-        (
-            "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=4096,m=x",
-            ClientError::Malformed,
-        ),
-        ("e=other-error", ClientError::Malformed),
-        // Nothing added to our nonce, and somebody else's.
-        (
-            "r=rOprNGfwEbeRWgbNEkqO,s=W22ZaA==,i=4096",
-            ClientError::Malformed,
-        ),
-        (
-            "r=sOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=4096",
-            ClientError::Malformed,
-        ),
-        (
-            "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=4095",
-            ClientError::Iterations,
-        ),
-        (
-            "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=1",
-            ClientError::Iterations,
-        ),
-        (
-            "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=1000001",
-            ClientError::Iterations,
-        ),
-        (
-            "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=99999999999999999999",
-            ClientError::Iterations,
-        ),
-    ];
-    for (message, error) in table {
+    for (message, error) in SERVER_FIRST_REFUSED {
         let (mut client, _) = client();
         assert_eq!(client.step(message.as_bytes()), Err(error), "{message:?}");
         assert_eq!(
