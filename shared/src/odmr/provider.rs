@@ -163,38 +163,24 @@ impl Provider {
     pub fn next(&mut self, input: &mut Input) -> Event {
         loop {
             match self.state {
-                State::Command | State::Response(_) => {}
+                State::Command | State::Response(_) => {
+                    if let Some(event) = self.read(input) {
+                        return event;
+                    }
+                }
                 State::Handshake => return Event::StartTls,
                 State::Checking | State::Asking => return Event::NeedInput,
                 State::Turning => self.turn(input.is_empty()),
                 State::Turned => return Event::Turned,
                 State::Closed => return Event::Closed,
             }
-            if !matches!(self.state, State::Command | State::Response(_)) {
-                continue;
-            }
-            let line = match self.lines.next(input, AUTH_LINE_OCTETS) {
-                Line::Incomplete => return Event::NeedInput,
-                Line::Control => {
-                    self.refuse_line(reply::not_printable());
-                    continue;
-                }
-                Line::TooLong => {
-                    self.close(reply::auth_line_too_long());
-                    continue;
-                }
-                Line::Text(line) => line.to_vec(),
-            };
-            if let Some(event) = self.line(&line, input.is_empty()) {
-                return event;
-            }
         }
     }
 
-    /// Answers [`Event::Atrn`].
+    /// Answers [`Event::Atrn`]. After [`Provider::close`] an answer comes too late and changes nothing.
     pub fn answer(&mut self, verdict: Verdict) {
         if !matches!(self.state, State::Asking) {
-            debug_assert!(false, "nothing was asked");
+            debug_assert!(matches!(self.state, State::Closed), "nothing was asked");
             return;
         }
         if verdict == Verdict::Turn {
@@ -215,12 +201,31 @@ impl Provider {
         self.state = State::Command;
     }
 
-    /// Ends the session: the reply, a 421, stands behind those that are due (R5321-22). Open questions stay unanswered.
+    /// Ends the session: the reply, mostly a 421, stands behind those that are due (R5321-22). Open questions stay unanswered.
     pub fn close(&mut self, reply: Reply) {
         if !matches!(self.state, State::Closed | State::Turned) {
             self.say(&reply);
             self.state = State::Closed;
         }
+    }
+
+    /// Takes one line; none is left when it returns [`Event::NeedInput`].
+    fn read(&mut self, input: &mut Input) -> Option<Event> {
+        let line = match self.lines.next(input, AUTH_LINE_OCTETS) {
+            Line::Incomplete => return Some(Event::NeedInput),
+            Line::Control => {
+                // It also ends the exchange that it was meant for.
+                self.state = State::Command;
+                self.refuse(&reply::not_printable());
+                return None;
+            }
+            Line::TooLong => {
+                self.close(reply::auth_line_too_long());
+                return None;
+            }
+            Line::Text(line) => line.to_vec(),
+        };
+        self.line(&line, input.is_empty())
     }
 
     fn line(&mut self, line: &[u8], is_last: bool) -> Option<Event> {
@@ -355,12 +360,6 @@ impl Provider {
         if self.errors > self.config.errors_max {
             self.close(reply::too_many_errors());
         }
-    }
-
-    /// A line that is none ends the exchange that it was meant for.
-    fn refuse_line(&mut self, reply: Reply) {
-        self.state = State::Command;
-        self.refuse(&reply);
     }
 }
 

@@ -6,6 +6,8 @@ use crate::smtp::reply::{Reply, ReplyError};
 /// How the asking ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Outcome {
+    /// 235, and nothing more was wanted: see [`Customer::only_authenticate`](super::Customer::only_authenticate).
+    Authenticated,
     /// 250: we are the server now, and greet at once (R2645-18).
     Turned,
     /// 453: a good end.

@@ -215,9 +215,10 @@ impl Provider {
         self.state = State::Response(dialogue);
     }
 
-    /// Answers [`Event::Authenticate`].
+    /// Answers [`Event::Authenticate`]. After [`Provider::close`] an answer comes too late and changes nothing.
     pub fn checked(&mut self, checked: Checked) {
         if !matches!(self.state, State::Checking) {
+            debug_assert!(matches!(self.state, State::Closed), "nothing was asked");
             return;
         }
         self.state = State::Command;

@@ -209,6 +209,7 @@ fn a_stop_is_told_to_whoever_is_there() {
     desk.input.push(b"ATRN\r\n");
     let _ = desk.provider.next(&mut desk.input);
     desk.provider.close(stop());
+    desk.provider.answer(Verdict::Turn);
     assert_eq!(desk.hear(b""), "421 4.3.2 Shutting down\r\n");
     assert_eq!(desk.end, Some("closed"));
 }
