@@ -173,6 +173,7 @@ impl Postfix {
 
     fn master_cf(&self) -> String {
         let services = "\
+pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 rewrite unix - - n - - trivial-rewrite
