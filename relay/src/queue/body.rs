@@ -17,6 +17,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::error::StoreError;
 use super::id::QueueId;
+use super::space::{Room, Space};
 use super::sqlite::keeper::Chore;
 
 /// Content up to this size lives in the database. Measured: docs/decisions/0002-queue-on-sqlite.md.
@@ -29,6 +30,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
 pub(super) struct Spool {
     path: PathBuf,
     directory: File,
+    space: Space,
     /// Who removes files, so that no session waits for it.
     chores: SyncSender<Chore>,
 }
@@ -82,6 +84,7 @@ impl Spool {
     pub(super) fn open(path: PathBuf, chores: SyncSender<Chore>) -> io::Result<Self> {
         let directory = File::open(&path)?;
         Ok(Self {
+            space: Space::of(path.clone()),
             path,
             directory,
             chores,
@@ -90,6 +93,10 @@ impl Spool {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn space(&self) -> &Space {
+        &self.space
     }
 
     pub(super) fn file(&self, id: QueueId) -> PathBuf {
@@ -128,6 +135,13 @@ impl Spool {
 }
 
 impl SpoolFile {
+    fn write(&self, part: &[u8]) -> io::Result<()> {
+        if self.spool.space.room(part.len() as u64, 0) == Room::Full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        (&self.file).write_all(part)
+    }
+
     /// The file has a row now; it goes when the row goes.
     pub(super) fn keep(&self) {
         self.kept.store(true, Ordering::Relaxed);
@@ -210,7 +224,7 @@ impl BodyWriter {
         let (id, spool, file) = (self.id, Arc::clone(&self.spool), self.file.take());
         let synced = spawn_blocking(move || {
             let file = file.map_or_else(|| spool.create(id), Ok)?;
-            (&file.file).write_all(&buffer)?;
+            file.write(&buffer)?;
             file.sync().map(|()| file)
         });
         let file = blocking(synced.await, "write a content file")?;
@@ -224,7 +238,7 @@ impl BodyWriter {
         let (id, spool, file) = (self.id, Arc::clone(&self.spool), self.file.clone());
         self.writing = Some(spawn_blocking(move || {
             let file = file.map_or_else(|| spool.create(id), Ok)?;
-            (&file.file).write_all(&buffer)?;
+            file.write(&buffer)?;
             buffer.clear();
             Ok((file, buffer))
         }));

@@ -14,6 +14,7 @@ mod id;
 mod lease;
 mod query;
 pub mod retry;
+mod space;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use std::thread::JoinHandle;
 
 use atrn_shared::smtp::address::Domain;
 use jiff::Timestamp;
+use rusqlite::Connection;
 
 use self::body::Spool;
 use self::envelope::Place;
@@ -82,16 +84,22 @@ impl Store {
             let mut builder = DirBuilder::new();
             let made = builder.recursive(true).mode(0o700).create(path);
             made.map_err(|error| OpenError::io(path, error))?;
+            // A directory is there after a power failure only if its parent knows it.
+            sync_parent(path).map_err(|error| OpenError::io(path, error))?;
         }
         let lock = lock(&data_dir.join("queue.lock"))?;
-        let database = data_dir.join("queue.db");
-        let connection = sqlite::open_writer(&database)?;
-        let (chores, chores_waiting) = keeper::chores();
-        let spool = Spool::open(spool_path.clone(), chores.clone())
-            .map_err(|error| OpenError::io(&spool_path, error))?;
-        let shared = Arc::new(Shared::load(&connection, database, spool)?);
+        let connection = sqlite::open_writer(&data_dir.join("queue.db"))?;
+        Self::start(data_dir, lock, connection)
+    }
+
+    fn start(data_dir: &Path, lock: File, connection: Connection) -> Result<Self, OpenError> {
         let io = |error| OpenError::io(data_dir, error);
+        let (chores, chores_waiting) = keeper::chores();
+        let spool = Spool::open(data_dir.join("spool"), chores.clone()).map_err(io)?;
+        let database = data_dir.join("queue.db");
+        let shared = Arc::new(Shared::load(&connection, database, spool)?);
         let (writer, thread) = Writer::start(connection, Arc::clone(&shared)).map_err(io)?;
+        // From here on an error ends the writer too.
         let mut threads = Threads {
             shared: Arc::clone(&shared),
             writer: writer.clone(),
@@ -260,7 +268,7 @@ impl Drop for Threads {
 /// The lease of a claimed delivery with what is needed to send it.
 fn lease(
     shared: &Arc<Shared>,
-    connection: &rusqlite::Connection,
+    connection: &Connection,
     held: Held,
     octets_left: &mut usize,
 ) -> Result<Option<Lease>, StoreError> {
@@ -292,7 +300,7 @@ fn lease(
 }
 
 fn claimed_content(
-    connection: &rusqlite::Connection,
+    connection: &Connection,
     delivery: &Delivery,
     octets_left: &mut usize,
 ) -> Result<Place, StoreError> {
@@ -306,6 +314,13 @@ fn claimed_content(
     let whole = content.filter(|content| content.len() as u64 == delivery.size);
     *octets_left = left;
     Ok(whole.map_or(Place::Inline, Place::Here))
+}
+
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {

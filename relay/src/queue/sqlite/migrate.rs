@@ -7,12 +7,12 @@
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode};
-use rusqlite_migration::{Error, M, MigrationDefinitionError, Migrations};
+use rusqlite_migration::{Error, M, Migrations};
 
 use super::super::error::OpenError;
 
 /// "atrn" in the header of the file: opening somebody else's database must not add tables to it.
-const APPLICATION_ID: i32 = 0x6174_726e;
+const APPLICATION_ID: i64 = 0x6174_726e;
 /// Up to this size every page is checked at start (some 50 ms).
 const WHOLE_CHECK_BYTES: i64 = 32 * 1024 * 1024;
 /// Only ever appended to.
@@ -27,29 +27,36 @@ const ENDS: [&str; 5] = [
     "SELECT min(domain), max(domain) FROM delivery INDEXED BY delivery_order",
 ];
 
-/// Brings the database to the schema of this version.
-pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+/// Refuses a database that is not for us, before anything is written into it.
+pub(super) fn examine(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let sqlite = |error| OpenError::sqlite(path, error);
-    let fresh = is_empty(connection).map_err(sqlite)?;
-    let owner: i32 = connection
-        .pragma_query_value(None, "application_id", |row| row.get(0))
+    let number = |pragma| -> Result<i64, OpenError> {
+        let value = connection.pragma_query_value(None, pragma, |row| row.get(0));
+        value.map_err(sqlite)
+    };
+    let tables = "SELECT count(*) FROM sqlite_schema";
+    let tables: i64 = connection
+        .query_row(tables, [], |row| row.get(0))
         .map_err(sqlite)?;
-    if !fresh && owner != APPLICATION_ID {
+    if tables > 0 && number("application_id")? != APPLICATION_ID {
         return Err(OpenError::damaged(path, "made by another program"));
     }
-    connection
-        .pragma_update(None, "application_id", APPLICATION_ID)
-        .map_err(sqlite)?;
-    Migrations::from_slice(STEPS)
-        .to_latest(connection)
-        .map_err(|error| match error {
-            Error::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => {
-                let path = path.to_owned();
-                OpenError::Newer { path }
-            }
-            Error::RusqliteError { err, .. } => OpenError::sqlite(path, err),
-            other => OpenError::damaged(path, other.to_string()),
-        })
+    if number("user_version")? > STEPS.len() as i64 {
+        let path = path.to_owned();
+        return Err(OpenError::Newer { path });
+    }
+    Ok(())
+}
+
+/// Brings the database to the schema of this version.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let owned = connection.pragma_update(None, "application_id", APPLICATION_ID);
+    owned.map_err(|error| OpenError::sqlite(path, error))?;
+    let migrated = Migrations::from_slice(STEPS).to_latest(connection);
+    migrated.map_err(|error| match error {
+        Error::RusqliteError { err, .. } => OpenError::sqlite(path, err),
+        other => OpenError::damaged(path, other.to_string()),
+    })
 }
 
 /// Refuses what is visibly damaged; nothing is repaired.
@@ -77,13 +84,6 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), OpenErro
         "ok" => Ok(()),
         found => Err(OpenError::damaged(path, found)),
     }
-}
-
-fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
-    let tables = "SELECT count(*) FROM sqlite_schema";
-    connection
-        .query_row(tables, [], |row| row.get::<_, i64>(0))
-        .map(|count| count == 0)
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ use self::row::StoredRecipient;
 
 /// Measured: docs/decisions/0002-queue-on-sqlite.md.
 const PAGE_BYTES: i64 = 4096;
+/// Of the writer, in KiB (negative: SQLite's way to say so): more than one commit ever changes.
+const WRITER_CACHE: i64 = -32 * 1024;
 /// The writer is alone, so it waits for a lock only while a log is recovered or truncated.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Queries at one time; more wait. A long list must not take all blocking threads.
@@ -195,11 +197,11 @@ impl Catalog {
 pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     let sqlite = |error| OpenError::sqlite(path, error);
     let mut connection = connect(path).map_err(sqlite)?;
+    migrate::examine(&connection, path)?;
     connection
         .pragma_update(None, "page_size", PAGE_BYTES)
         .map_err(sqlite)?;
     configure_writer(&connection).map_err(sqlite)?;
-    expect_durable(&connection, path)?;
     migrate::migrate(&mut connection, path)?;
     migrate::check(&connection, path)?;
     Ok(connection)
@@ -216,9 +218,8 @@ pub(super) fn reopen_writer(path: &Path) -> rusqlite::Result<Connection> {
     let busy: i64 =
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
     if busy != 0 {
-        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
         let text = "the log is in use and cannot be begun anew".to_owned();
-        return Err(rusqlite::Error::SqliteFailure(code, Some(text)));
+        return Err(failure(rusqlite::ffi::SQLITE_BUSY, text));
     }
     Ok(connection)
 }
@@ -245,26 +246,20 @@ fn configure_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     // The keeper does it from its own connection, so that no accept waits for it.
     connection.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
-    connection.pragma_update(None, "cache_size", -32 * 1024)?;
-    Ok(())
-}
-
-/// A setting that did not take would break the promise behind every `250`, silently.
-fn expect_durable(connection: &Connection, path: &Path) -> Result<(), OpenError> {
-    let sqlite = |error| OpenError::sqlite(path, error);
-    let mode: String = connection
-        .pragma_query_value(None, "journal_mode", |row| row.get(0))
-        .map_err(sqlite)?;
-    let synchronous: i64 = connection
-        .pragma_query_value(None, "synchronous", |row| row.get(0))
-        .map_err(sqlite)?;
+    connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
+    // A setting that did not take would break the promise behind every `250`, silently.
+    let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+    let synchronous: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
     if mode == "wal" && synchronous == 2 {
         return Ok(());
     }
-    let text = format!(
-        "SQLite runs with journal_mode {mode} and synchronous {synchronous}, not wal and 2: is the file system local?"
-    );
-    Err(OpenError::io(path, std::io::Error::other(text)))
+    let text =
+        format!("journal_mode is {mode}, synchronous {synchronous}: not a local file system?");
+    Err(failure(rusqlite::ffi::SQLITE_PROTOCOL, text))
+}
+
+fn failure(code: i32, text: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(text))
 }
 
 /// Each domain of an envelope with its recipients as a delivery keeps them, in the order of RCPT.

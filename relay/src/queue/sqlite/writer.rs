@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::body::Body;
 use super::super::error::StoreError;
 use super::super::id::QueueId;
+use super::super::space::Room;
 pub(in super::super) use super::operation::{Accept, Change, Settle, Verdict};
 use super::operation::{Effects, Transaction};
 use super::{Shared, exists, reopen_writer, row};
@@ -246,6 +247,39 @@ impl Thread {
     }
 
     fn write(&mut self, batch: Vec<Request>) {
+        let (batch, room) = self.within_room(batch);
+        if batch.is_empty() {
+            return;
+        }
+        self.write_group(batch);
+        if room != Room::Ample {
+            self.checkpoint();
+        }
+    }
+
+    /// Refuses new mail when the disk is nearly full; all else needs little, and makes room.
+    fn within_room(&mut self, mut batch: Vec<Request>) -> (Vec<Request>, Room) {
+        let octets = batch.iter().map(Request::octets).sum::<usize>() as u64;
+        let space = self.shared.spool().space();
+        let mut room = space.room(octets, 0);
+        if room != Room::Ample {
+            room = space.room(octets, self.connection.as_ref().map_or(0, spare_octets));
+        }
+        if room == Room::Full {
+            let is_new = |request: &mut Request| matches!(request, Request::Accept(..));
+            let refused: Vec<_> = batch.extract_if(.., is_new).collect();
+            if !refused.is_empty() {
+                let messages = refused.len();
+                tracing::error!(messages, "refused new mail: the disk is nearly full");
+            }
+            refused
+                .into_iter()
+                .for_each(|request| self.refuse(request, &StoreError::Full));
+        }
+        (batch, room)
+    }
+
+    fn write_group(&mut self, batch: Vec<Request>) {
         match self.transaction(|transaction| {
             batch
                 .iter()
@@ -255,7 +289,7 @@ impl Thread {
             Err(Failure::Operation(_)) if batch.len() > 1 => {
                 batch
                     .into_iter()
-                    .for_each(|request| self.write(vec![request]));
+                    .for_each(|request| self.write_group(vec![request]));
             }
             Err(Failure::Operation(error) | Failure::Broken(error)) => {
                 tracing::error!(%error, operations = batch.len(), "the queue could not be written");
@@ -393,6 +427,13 @@ impl Thread {
             tracing::warn!(%error, "cannot write the log into the database");
         }
     }
+}
+
+/// Room in the database file that new rows can use. Unknown counts as none.
+fn spare_octets(connection: &Connection) -> u64 {
+    let spare = "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size";
+    let spare = connection.query_row(spare, [], |row| row.get::<_, i64>(0));
+    spare.unwrap_or(0).cast_unsigned()
 }
 
 /// Whether what failed may have been the disk below, and not the operation.

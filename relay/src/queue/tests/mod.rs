@@ -1,5 +1,7 @@
 //! What the queue promises, on a real database in a temporary directory.
 
+mod trouble;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
