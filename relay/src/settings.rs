@@ -153,3 +153,160 @@ impl Unplaced for AccountConfig {
             }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use atrn_shared::config::{Live, Watch, follow};
+    use atrn_shared::smtp::address::Domain;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::accounts::decoy_key;
+    use crate::certificate::self_signed;
+
+    const MAIN: &str =
+        "hostname = \"mx1.example.net\"\n[tls]\ncertificate = \"relay.crt\"\nkey = \"relay.key\"\n";
+    const DOMAIN: &str = "[[domain]]\nname = \"example.com\"\n";
+
+    struct Setup {
+        directory: TempDir,
+    }
+
+    impl Setup {
+        fn new() -> Self {
+            let setup = Self {
+                directory: tempfile::tempdir().unwrap(),
+            };
+            setup.write("relay.toml", &format!("{MAIN}{DOMAIN}"));
+            setup.renew_certificate();
+            setup
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.directory.path().join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            let aside = self.path(".aside");
+            fs::write(&aside, text).unwrap();
+            fs::set_permissions(&aside, fs::Permissions::from_mode(0o600)).unwrap();
+            fs::rename(aside, self.path(name)).unwrap();
+        }
+
+        fn renew_certificate(&self) {
+            let made = self_signed(&Domain::parse("mx1.example.net").unwrap()).unwrap();
+            self.write("relay.key", &made.key);
+            self.write("relay.crt", &made.certificate);
+        }
+
+        fn load(&self) -> Result<Settings, String> {
+            let prefix = format!("{}/", self.directory.path().display());
+            let loaded = Settings::load(&self.path("relay.toml"), decoy_key().unwrap());
+            loaded.map_err(|errors| errors.to_string().replace(&prefix, ""))
+        }
+    }
+
+    #[test]
+    fn files_that_are_named_and_of_no_use_are_all_said() {
+        let setup = Setup::new();
+        let account = "[[account]]\nname = \"corp\"\ndomains = [\"example.com\"]\ncram_md5_secret_file = \"corp.secret\"\n";
+        setup.write("relay.toml", &format!("{MAIN}{DOMAIN}{account}"));
+        fs::set_permissions(setup.path("relay.key"), fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(
+            setup.load().unwrap_err(),
+            "relay.toml:3: tls: relay.key is readable by others; run: chmod 600 relay.key\n\
+             relay.toml:8: cram_md5_secret_file: cannot read corp.secret: No such file or directory"
+        );
+    }
+
+    #[test]
+    fn changes_are_named() {
+        let setup = Setup::new();
+        let old = setup.load().unwrap();
+        setup.write(
+            "relay.toml",
+            &format!("\n{MAIN}{DOMAIN}[[domain]]\nname = \"b.example\"\n"),
+        );
+        let new = setup.load().unwrap();
+        let name = |domain: &DomainConfig| domain.name.to_string();
+        let names = |old: &Settings, new: &Settings| {
+            difference(&old.config.domains, &new.config.domains, |domain| {
+                domain.name.as_str()
+            })
+        };
+        assert_eq!(
+            new.config.domains.iter().map(name).collect::<Vec<_>>(),
+            ["b.example", "example.com"]
+        );
+        assert_eq!(names(&old, &new), "+b.example");
+        assert_eq!(names(&new, &old), "-b.example");
+        setup.write("relay.toml", &format!("{MAIN}{DOMAIN}hold_for = \"1h\"\n"));
+        assert_eq!(names(&old, &setup.load().unwrap()), "~example.com");
+    }
+
+    /// Issue: a domain added, a certificate replaced, a broken file.
+    #[tokio::test]
+    async fn a_running_relay_follows_its_files() {
+        let setup = Setup::new();
+        let settings = setup.load().unwrap();
+        let watch = Watch::start(settings.watched_files()).unwrap();
+        let trigger = watch.trigger();
+        let live = Live::new(settings);
+        let (adopted, mut news) = tokio::sync::mpsc::unbounded_channel();
+        let (path, key) = (setup.path("relay.toml"), decoy_key().unwrap());
+        let load = move || Settings::load(&path, key.clone());
+        tokio::spawn(follow(
+            watch,
+            live.clone(),
+            load,
+            move |old: &Settings, new: &Settings| {
+                old.log_changes(new);
+                let _ = adopted.send(());
+                new.watched_files()
+            },
+        ));
+        let first = live.load();
+
+        fs::create_dir(setup.path("conf.d")).unwrap();
+        setup.write(
+            "conf.d/domain-b.example.toml",
+            "[[domain]]\nname = \"b.example\"\n",
+        );
+        until(&live, &mut news, |settings| {
+            settings.config.domains.len() == 2
+        })
+        .await;
+        setup.renew_certificate();
+        let pin = |settings: &Settings| settings.tls.as_ref().unwrap().identity.pin();
+        until(&live, &mut news, |settings| pin(settings) != pin(&first)).await;
+
+        // Were the broken file taken, or the daemon's following ended by it, the mended one would not come through.
+        setup.write("conf.d/broken.toml", "[[domain]]\nname = 5\n");
+        trigger.pull();
+        setup.write("conf.d/broken.toml", "[[domain]]\nname = \"c.example\"\n");
+        until(&live, &mut news, |settings| {
+            settings.config.domains.len() == 3
+        })
+        .await;
+        assert_eq!(first.config.domains.len(), 1, "a session's snapshot stays");
+    }
+
+    /// The time-out only turns a test that would hang into one that fails.
+    async fn until(
+        live: &Live<Settings>,
+        news: &mut tokio::sync::mpsc::UnboundedReceiver<()>,
+        condition: impl Fn(&Settings) -> bool,
+    ) {
+        while !condition(&live.load()) {
+            let wait = tokio::time::timeout(Duration::from_secs(20), news.recv());
+            wait.await.expect("a reload").expect("the follower lives");
+            // It is told just before the settings are in force.
+            tokio::task::yield_now().await;
+        }
+    }
+}
