@@ -137,11 +137,20 @@ pub(crate) struct Sink {
     counts: PathBuf,
 }
 
+/// What a sink has counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) connections: usize,
+    pub(crate) messages: usize,
+}
+
 /// When messages arrived at a sink.
 #[derive(Debug)]
 pub(crate) struct Arrivals {
     /// How many had arrived, and when that was seen.
     seen: Vec<(Instant, usize)>,
+    /// On how many connections.
+    pub(crate) connections: usize,
 }
 
 impl Sink {
@@ -173,31 +182,42 @@ impl Sink {
         format!("smtp://{}", self.address())
     }
 
-    /// Messages so far.
-    pub(crate) fn count(&self) -> Result<usize> {
+    pub(crate) fn counts(&self) -> Result<Counts> {
         let mut file = File::open(&self.counts)?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(200)))?;
         let mut text = Vec::new();
         file.read_to_end(&mut text)?;
         let text = String::from_utf8_lossy(&text);
-        // Each count is `sess=1 quit=0 mesg=7` and a carriage return; the last one may be half written.
-        let last = text.rsplit('\r').find_map(|part| {
-            let (_, number) = part.rsplit_once("mesg=")?;
-            number.trim().parse().ok()
+        // Each is `sess=1 quit=0 mesg=7` and a carriage return; the last one may be half written.
+        let number = |text: &str, name: &str| {
+            let (_, rest) = text.rsplit_once(name)?;
+            rest.split_whitespace().next()?.parse().ok()
+        };
+        let mut whole = text.split_inclusive('\r').rev();
+        let last = whole.find_map(|part| {
+            Some(Counts {
+                connections: number(part, "sess=")?,
+                messages: number(part.strip_suffix('\r')?, "mesg=")?,
+            })
         });
-        Ok(last.unwrap_or(0))
+        Ok(last.unwrap_or_default())
     }
 
-    /// Watches until so many more messages have come than `before`.
-    pub(crate) fn watch(&mut self, before: usize, messages: usize) -> Result<Arrivals> {
-        let mut seen = Vec::new();
+    /// Watches until so many more messages have come than before.
+    pub(crate) fn watch(&mut self, before: Counts, messages: usize) -> Result<Arrivals> {
+        let mut arrivals = Arrivals {
+            seen: Vec::new(),
+            connections: 0,
+        };
         let end = Instant::now() + PATIENCE;
         let mut last = 0;
         while last < messages {
-            let count = self.count()?.saturating_sub(before);
+            let counts = self.counts()?;
+            let count = counts.messages.saturating_sub(before.messages);
             if count > last {
-                seen.push((Instant::now(), count));
+                arrivals.seen.push((Instant::now(), count));
+                arrivals.connections = counts.connections - before.connections;
                 last = count;
             }
             ensure!(
@@ -207,7 +227,7 @@ impl Sink {
             ensure!(self.process.is_running(), "smtp-sink ended");
             std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(Arrivals { seen })
+        Ok(arrivals)
     }
 }
 

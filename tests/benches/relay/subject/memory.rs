@@ -66,7 +66,7 @@ fn through(world: &World, sink: &mut Sink, octets: usize, messages: usize) -> Re
         octets,
         domain: DOMAIN,
     };
-    let before = sink.count()?;
+    let before = sink.counts()?;
     load.send(world.relay.smtp_address(), messages)?;
     sink.watch(before, messages)?;
     Ok(())
