@@ -38,111 +38,10 @@ fn warnings(text: &str) -> Vec<String> {
 
 #[test]
 fn every_mistake_has_its_line() {
-    for (more, expected) in [
-        (
-            "hold_for = \"5x\"",
-            "relay.toml:9: hold_for: \"5x\" is not a duration; use \"5d\" or \"36h\"",
-        ),
-        (
-            "hold_four = \"5d\"",
-            "relay.toml:9: hold_four: is not a known key in [[domain]]; did you mean \"hold_for\"?",
-        ),
-        (
-            "recipients = \"all\"",
-            "relay.toml:9: recipients: \"all\" is not known; use \"any\", \"pushed\" or \"file\"",
-        ),
-        (
-            "max_queue_size = \"1X\"",
-            "relay.toml:9: max_queue_size: \"1X\" is not a size; use \"50MB\" or \"10GB\"",
-        ),
-        (
-            "[[domain]]\nname = \"EXAMPLE.com\"",
-            "relay.toml:10: name: \"example.com\" is already set at relay.toml:6",
-        ),
-        ("[[domain]]", "relay.toml:9: [[domain]]: name is missing"),
-        (
-            "[[domain]]\nname = \"com\"",
-            "relay.toml:10: name: \"com\" has one label only; ATRN takes two or more (RFC 2645)",
-        ),
-        (
-            "[[domain]]\nname = \"a b.example\"",
-            "relay.toml:10: name: \"a b.example\" is not a domain name: not a valid address",
-        ),
-        (
-            "[smtp]\nmax_recipients = 99",
-            "relay.toml:10: max_recipients: 99 is out of range; use 100 to 10000",
-        ),
-        (
-            "[smtp]\nmax_received = 29",
-            "relay.toml:10: max_received: 29 is out of range; use 30 to 1000",
-        ),
-        (
-            "[smtp]\nmax_message_size = \"1KB\"",
-            "relay.toml:10: max_message_size: \"1KB\" is out of range; use \"64KiB\" to \"100GB\"",
-        ),
-        (
-            "[smtp]\nlisten = [\"*:25\"]",
-            "relay.toml:10: listen: \"*:25\" is not an IP address and port; use \"0.0.0.0:25\" or \"[::]:25\"",
-        ),
-        (
-            "[smtp]\nlisten = [\"[::1]:25\", \"[::1]:25\"]",
-            "relay.toml:10: listen: \"[::1]:25\" is listed twice",
-        ),
-        (
-            "[smtp]\nlisten = []",
-            "relay.toml:10: listen: is empty; name an address",
-        ),
-        (
-            "[odmr]\ntls = \"off\"\nlisten = [\"127.0.0.1:366\", \"0.0.0.0:366\"]",
-            "relay.toml:10: tls: \"off\" is for loopback only, and listen has 0.0.0.0:366; use \"implicit\"",
-        ),
-        (
-            "[odmr]\nallow_from = [\"192.0.2.1/24\"]",
-            "relay.toml:10: allow_from: \"192.0.2.1/24\" has bits set behind the prefix; use \"192.0.2.0/24\"",
-        ),
-        (
-            "[odmr]\nallow_from = [\"lan\"]",
-            "relay.toml:10: allow_from: \"lan\" is not a network; use \"192.0.2.0/24\", \"2001:db8::/32\" or an address",
-        ),
-        (
-            "[odmr]\nmechanisms = [\"LOGIN\"]",
-            "relay.toml:10: mechanisms: \"LOGIN\" is not known; use \"EXTERNAL\", \"SCRAM-SHA-256-PLUS\", \
-             \"SCRAM-SHA-256\", \"CRAM-MD5\" or \"PLAIN\"",
-        ),
-        (
-            "[odmr]\nmechanisms = []",
-            "relay.toml:10: mechanisms: is empty; without AUTH nobody can pull",
-        ),
-        (
-            "[[account]]\nname = \"-x\"\ndomains = [\"example.com\"]\ncertificate_pins = []",
-            "relay.toml:10: name: \"-x\" is not an account name; use up to 64 letters, digits and . _ @ + -, a letter or \
-             digit first",
-        ),
-        (
-            "[[account]]\nname = \"a\"\ndomains = [\"example.com\"]",
-            "relay.toml:9: [[account]]: has none of scram_sha_256, certificate_pins and cram_md5_secret_file: it could \
-             not log in",
-        ),
-        (
-            "[[account]]\nname = \"a\"\ndomains = []\ncertificate_pins = []",
-            "relay.toml:11: domains: is empty; name at least one",
-        ),
-        (
-            "[[account]]\nname = \"a\"\ndomains = [\"example.com\"]\nscram_sha_256 = \"hunter2\"",
-            "relay.toml:12: scram_sha_256: is not a verifier; make one with `atrn-relay account rotate`",
-        ),
-        (
-            "[[account]]\nname = \"a\"\ndomains = [\"example.com\"]\ncertificate_pins = [\"sha256/x\"]",
-            "relay.toml:12: certificate_pins: \"sha256/x\" is not a pin: a pin is \"sha256/\" and 44 characters of base64",
-        ),
-        (
-            "[metrics]\nlisten = \"9366\"",
-            "relay.toml:10: listen: \"9366\" is not an IP address and port; use \"0.0.0.0:25\" or \"[::]:25\"",
-        ),
-    ] {
+    for (more, expected) in MISTAKES {
         assert_eq!(
             load(&format!("{BASE}{more}\n")).unwrap_err(),
-            expected,
+            *expected,
             "{more}"
         );
     }
@@ -287,3 +186,107 @@ fn the_documented_example_is_true() {
         );
     }
 }
+
+/// What is appended to [`BASE`], and what is said of it.
+const MISTAKES: &[(&str, &str)] = &[
+    (
+        "hold_for = \"5x\"",
+        "relay.toml:9: hold_for: \"5x\" is not a duration; use \"5d\" or \"36h\"",
+    ),
+    (
+        "hold_four = \"5d\"",
+        "relay.toml:9: hold_four: is not a known key in [[domain]]; did you mean \"hold_for\"?",
+    ),
+    (
+        "recipients = \"all\"",
+        "relay.toml:9: recipients: \"all\" is not known; use \"any\", \"pushed\" or \"file\"",
+    ),
+    (
+        "max_queue_size = \"1X\"",
+        "relay.toml:9: max_queue_size: \"1X\" is not a size; use \"50MB\" or \"10GB\"",
+    ),
+    (
+        "[[domain]]\nname = \"EXAMPLE.com\"",
+        "relay.toml:10: name: \"example.com\" is already set at relay.toml:6",
+    ),
+    ("[[domain]]", "relay.toml:9: [[domain]]: name is missing"),
+    (
+        "[[domain]]\nname = \"com\"",
+        "relay.toml:10: name: \"com\" has one label only; ATRN takes two or more (RFC 2645)",
+    ),
+    (
+        "[[domain]]\nname = \"a b.example\"",
+        "relay.toml:10: name: \"a b.example\" is not a domain name: not a valid address",
+    ),
+    (
+        "[smtp]\nmax_recipients = 99",
+        "relay.toml:10: max_recipients: 99 is out of range; use 100 to 10000",
+    ),
+    (
+        "[smtp]\nmax_received = 29",
+        "relay.toml:10: max_received: 29 is out of range; use 30 to 1000",
+    ),
+    (
+        "[smtp]\nmax_message_size = \"1KB\"",
+        "relay.toml:10: max_message_size: \"1KB\" is out of range; use \"64KiB\" to \"100GB\"",
+    ),
+    (
+        "[smtp]\nlisten = [\"*:25\"]",
+        "relay.toml:10: listen: \"*:25\" is not an IP address and port; use \"0.0.0.0:25\" or \"[::]:25\"",
+    ),
+    (
+        "[smtp]\nlisten = [\"[::1]:25\", \"[::1]:25\"]",
+        "relay.toml:10: listen: \"[::1]:25\" is listed twice",
+    ),
+    (
+        "[smtp]\nlisten = []",
+        "relay.toml:10: listen: is empty; name an address",
+    ),
+    (
+        "[odmr]\ntls = \"off\"\nlisten = [\"127.0.0.1:366\", \"0.0.0.0:366\"]",
+        "relay.toml:10: tls: \"off\" is for loopback only, and listen has 0.0.0.0:366; use \"implicit\"",
+    ),
+    (
+        "[odmr]\nallow_from = [\"192.0.2.1/24\"]",
+        "relay.toml:10: allow_from: \"192.0.2.1/24\" has bits set behind the prefix; use \"192.0.2.0/24\"",
+    ),
+    (
+        "[odmr]\nallow_from = [\"lan\"]",
+        "relay.toml:10: allow_from: \"lan\" is not a network; use \"192.0.2.0/24\", \"2001:db8::/32\" or an address",
+    ),
+    (
+        "[odmr]\nmechanisms = [\"LOGIN\"]",
+        "relay.toml:10: mechanisms: \"LOGIN\" is not known; use \"EXTERNAL\", \"SCRAM-SHA-256-PLUS\", \
+             \"SCRAM-SHA-256\", \"CRAM-MD5\" or \"PLAIN\"",
+    ),
+    (
+        "[odmr]\nmechanisms = []",
+        "relay.toml:10: mechanisms: is empty; without AUTH nobody can pull",
+    ),
+    (
+        "[[account]]\nname = \"-x\"\ndomains = [\"example.com\"]\ncertificate_pins = []",
+        "relay.toml:10: name: \"-x\" is not an account name; use up to 64 letters, digits and . _ @ + -, a letter or \
+             digit first",
+    ),
+    (
+        "[[account]]\nname = \"a\"\ndomains = [\"example.com\"]",
+        "relay.toml:9: [[account]]: has none of scram_sha_256, certificate_pins and cram_md5_secret_file: it could \
+             not log in",
+    ),
+    (
+        "[[account]]\nname = \"a\"\ndomains = []\ncertificate_pins = []",
+        "relay.toml:11: domains: is empty; name at least one",
+    ),
+    (
+        "[[account]]\nname = \"a\"\ndomains = [\"example.com\"]\nscram_sha_256 = \"hunter2\"",
+        "relay.toml:12: scram_sha_256: is not a verifier; make one with `atrn-relay account rotate`",
+    ),
+    (
+        "[[account]]\nname = \"a\"\ndomains = [\"example.com\"]\ncertificate_pins = [\"sha256/x\"]",
+        "relay.toml:12: certificate_pins: \"sha256/x\" is not a pin: a pin is \"sha256/\" and 44 characters of base64",
+    ),
+    (
+        "[metrics]\nlisten = \"9366\"",
+        "relay.toml:10: listen: \"9366\" is not an IP address and port; use \"0.0.0.0:25\" or \"[::]:25\"",
+    ),
+];

@@ -102,3 +102,51 @@ impl From<ConfigErrors> for Failure {
         Self::new(ExitCode::Config, errors.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot open {what}")]
+    struct Outer {
+        what: &'static str,
+        source: Inner,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("permission\ndenied")]
+    struct Inner;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot read: {0}")]
+    struct Wrapping(#[source] Inner);
+
+    #[test]
+    fn a_failure_is_one_line_that_ends_with_its_cause() {
+        let outer = Outer {
+            what: "queue.db",
+            source: Inner,
+        };
+        let failure = Failure::from_error(ExitCode::Failed, &outer);
+        assert_eq!(failure.text, "cannot open queue.db: permission denied");
+        let failure = Failure::from_error(ExitCode::Failed, &Wrapping(Inner));
+        assert_eq!(
+            failure.text, "cannot read: permission denied",
+            "a cause is said once"
+        );
+    }
+
+    #[test]
+    fn each_problem_of_a_configuration_is_a_line_and_the_code_is_78() {
+        let errors = ConfigErrors::new(vec![
+            crate::config::Problem::new("one"),
+            crate::config::Problem::new("another"),
+        ]);
+        let failure = Failure::from(errors);
+        assert_eq!(
+            (failure.code.code(), failure.text.as_str()),
+            (78, "another\none")
+        );
+    }
+}

@@ -64,3 +64,44 @@ impl ManCommand {
         print(String::from_utf8_lossy(&out).trim_end())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Common;
+
+    /// A program.
+    #[derive(Debug, Parser)]
+    #[command(name = "x", subcommand_required = true)]
+    struct Cli {
+        #[command(flatten)]
+        common: Common,
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[derive(Debug, clap::Subcommand)]
+    enum Command {
+        /// Show it.
+        Show,
+    }
+
+    #[test]
+    fn a_page_is_written_for_each_command() {
+        let directory = tempfile::tempdir().unwrap();
+        let command = ManCommand {
+            out: Some(directory.path().join("man1")),
+        };
+        let program = Program {
+            default_config: "/etc/x.toml",
+            config_variable: "X_CONFIG",
+        };
+        command.run::<Cli>(program).unwrap();
+        let page =
+            |name: &str| fs::read_to_string(directory.path().join("man1").join(name)).unwrap();
+        assert!(page("x.1").contains("/etc/x.toml"));
+        assert!(page("x-show.1").contains("Show it"));
+    }
+}

@@ -12,7 +12,7 @@ mod value;
 mod watch;
 
 pub use document::{Document, Place, reason, sole_table};
-pub use live::{Live, follow};
+pub use live::Live;
 pub use problem::{ConfigErrors, Problem};
 pub use section::{Known, Notes, Section};
 pub use value::{Address, Complaint, Value, show_duration, show_size};

@@ -4,7 +4,7 @@
 //! A key that is never asked for is unknown. So the program's reading code is at once the list of keys,
 //! of their defaults and of their units; the documented examples are compared with it by tests.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use tracing::{info, warn};
@@ -65,7 +65,6 @@ pub(super) fn read<T>(
         place: document.main.clone(),
         present: true,
         asked: RefCell::default(),
-        open: Cell::new(false),
         record: &record,
     };
     let value = read(&root);
@@ -93,7 +92,6 @@ pub struct Section<'d> {
     place: Place,
     present: bool,
     asked: RefCell<Vec<&'static str>>,
-    open: Cell<bool>,
     record: &'d Record,
 }
 
@@ -227,7 +225,7 @@ impl<'d> Section<'d> {
     }
 
     /// A table of this table. Where it is missing, an empty one: all its keys then have their defaults.
-    pub fn section(&self, key: &'static str) -> Section<'d> {
+    pub fn section(&self, key: &'static str) -> Self {
         let node = self.node(key, false);
         let (table, present) = match node.map(|node| &node.content) {
             Some(Content::Table(table)) => (table, true),
@@ -249,7 +247,7 @@ impl<'d> Section<'d> {
     }
 
     /// Tables of a list of tables: `[[domain]]`.
-    pub fn sections(&self, key: &'static str) -> Vec<Section<'d>> {
+    pub fn sections(&self, key: &'static str) -> Vec<Self> {
         let items = match self.node(key, false).map(|node| &node.content) {
             Some(Content::Array(items)) => items.as_slice(),
             Some(_) => {
@@ -278,11 +276,6 @@ impl<'d> Section<'d> {
             }
         }
         sections
-    }
-
-    /// Accepts any key from here on: a table of a later version, which the caller warns of as a whole.
-    pub fn accept_any_key(&self) {
-        self.open.set(true);
     }
 
     /// Notes something wrong with a key, beyond what its value alone shows.
@@ -337,21 +330,14 @@ impl<'d> Section<'d> {
         }
     }
 
-    fn child(
-        &self,
-        header: String,
-        key: &str,
-        at: (&'d Table, Place),
-        present: bool,
-    ) -> Section<'d> {
-        Section {
+    fn child(&self, header: String, key: &str, at: (&'d Table, Place), present: bool) -> Self {
+        Self {
             header,
             key_prefix: format!("{}{key}.", self.key_prefix),
             table: at.0,
             place: at.1,
             present,
             asked: RefCell::default(),
-            open: Cell::new(false),
             record: self.record,
         }
     }
@@ -390,9 +376,6 @@ impl<'d> Section<'d> {
 
     fn note_unknown_keys(&self) {
         let asked = self.asked.borrow();
-        if self.open.get() {
-            return;
-        }
         for (key, (place, _)) in self.table {
             if asked.contains(&key.as_str()) {
                 continue;
