@@ -174,7 +174,7 @@ async fn fill(
         let store = store.clone();
         let share = count / sessions + usize::from(session < count % sessions);
         tasks.spawn(async move {
-            let piece = vec![b'x'; octets.min(16 * KIB)];
+            let piece = vec![b'x'; octets.min(4 * KIB)];
             for _ in 0..share {
                 let mut body = store.body();
                 for _ in 0..octets / piece.len() {

@@ -11,8 +11,8 @@ use super::lease::{Held, SessionId};
 use super::query::{
     Changed, DomainTotal, Filter, Found, Item, Message, Selection, StatsBy, StatsRow,
 };
-use super::sqlite::reader;
 use super::sqlite::writer::Change;
+use super::sqlite::{reader, survey};
 
 /// Deliveries of one change in one commit: a change of the whole queue must not stall accepts.
 pub(super) const CHANGE_MAX: usize = 500;
@@ -82,7 +82,7 @@ impl Store {
     pub async fn stats(&self, by: StatsBy) -> Result<Vec<StatsRow>, StoreError> {
         let now = Timestamp::now();
         self.shared
-            .read(move |_, connection| reader::stats(connection, by, now))
+            .read(move |_, connection| survey::stats(connection, by, now))
             .await
     }
 
@@ -92,7 +92,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn totals(&self) -> Result<Vec<DomainTotal>, StoreError> {
-        self.shared.read(reader::totals).await
+        self.shared.read(survey::totals).await
     }
 
     /// Does an admin's action to all that is selected. A delivery that a session holds is left alone

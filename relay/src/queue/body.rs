@@ -5,8 +5,9 @@
 //! next start sweeps away. Runtime workers never touch a file: each hop to a blocking thread carries
 //! [`CHUNK_BYTES`], and while one chunk is written the next one fills.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,11 +26,14 @@ pub const INLINE_BYTES: usize = 32 * 1024;
 /// One hop between a session and the disk. Two of them are in memory for each body.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// The directory of content files.
+/// Directories that content files are spread over. The sync of a directory waits for everything that
+/// others did in it meanwhile, so sessions that share one slow each other down.
+const DIRECTORIES: i64 = 64;
+
+/// Where content files are.
 #[derive(Debug)]
 pub(super) struct Spool {
     path: PathBuf,
-    directory: File,
     space: Space,
     /// Who removes files, so that no session waits for it.
     chores: SyncSender<Chore>,
@@ -82,17 +86,28 @@ enum Source {
 
 impl Spool {
     pub(super) fn open(path: PathBuf, chores: SyncSender<Chore>) -> io::Result<Self> {
-        let directory = File::open(&path)?;
+        for number in 0..DIRECTORIES {
+            let directory = path.join(format!("{number:02x}"));
+            let made = DirBuilder::new().mode(0o700).create(directory);
+            made.or_else(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => Ok(()),
+                _ => Err(error),
+            })?;
+        }
+        File::open(&path)?.sync_all()?;
         Ok(Self {
             space: Space::of(path.clone()),
             path,
-            directory,
             chores,
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    pub(super) fn directories(&self) -> impl Iterator<Item = PathBuf> {
+        (0..DIRECTORIES).map(|number| self.directory(QueueId(number)))
+    }
+
+    fn directory(&self, id: QueueId) -> PathBuf {
+        self.path.join(format!("{:02x}", id.spread(DIRECTORIES)))
     }
 
     pub(super) fn space(&self) -> &Space {
@@ -100,7 +115,7 @@ impl Spool {
     }
 
     pub(super) fn file(&self, id: QueueId) -> PathBuf {
-        self.path.join(id.to_string())
+        self.directory(id).join(id.to_string())
     }
 
     /// Removes a file now or soon.
@@ -150,7 +165,7 @@ impl SpoolFile {
     /// File first, then the directory that names it (R5321-15).
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()?;
-        self.spool.directory.sync_all()
+        File::open(self.spool.directory(self.id))?.sync_all()
     }
 }
 

@@ -82,6 +82,11 @@ impl DeliveryId {
 }
 
 impl QueueId {
+    /// A number below `places`, different for ids that follow each other: by time, and by the counter.
+    pub(super) fn spread(self, places: i64) -> i64 {
+        (self.0 + (self.0 >> COUNTER_BITS)).rem_euclid(places)
+    }
+
     /// The id that stands `millis` milliseconds after this one.
     pub(super) fn later(self, millis: i64) -> Self {
         Self(self.0 + (millis << COUNTER_BITS))

@@ -2,6 +2,7 @@
 //! files that are no longer named, and at start sweeps those that never were.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -97,11 +98,28 @@ fn checkpoint(connection: &Connection, writer: &Writer) -> rusqlite::Result<()> 
 
 /// Removes files of messages that have no row: their session or the whole program ended too early.
 fn sweep(shared: &Shared, connection: &Connection, start: QueueId) -> io::Result<()> {
-    let mut swept = 0_u64;
-    for entry in std::fs::read_dir(shared.spool().path())? {
+    let mut swept = 0;
+    for directory in shared.spool().directories() {
+        swept += sweep_directory(&directory, shared, connection, start)?;
+    }
+    if swept > 0 {
+        tracing::info!(files = swept, "removed content files without a message");
+    }
+    Ok(())
+}
+
+fn sweep_directory(
+    directory: &Path,
+    shared: &Shared,
+    connection: &Connection,
+    start: QueueId,
+) -> io::Result<usize> {
+    let mut swept = 0;
+    for entry in std::fs::read_dir(directory)? {
         let name = entry?.file_name();
-        let id = name.to_str().and_then(|name| name.parse::<QueueId>().ok());
-        let Some(id) = id.filter(|id| *id < start) else {
+        // A file that is not named as ours are is not ours to remove.
+        let id = name.to_str().and_then(|name| name.parse().ok());
+        let Some(id) = id.filter(|id: &QueueId| *id < start) else {
             continue;
         };
         if !exists(connection, id).map_err(io::Error::other)? {
@@ -109,8 +127,5 @@ fn sweep(shared: &Shared, connection: &Connection, start: QueueId) -> io::Result
             swept += 1;
         }
     }
-    if swept > 0 {
-        tracing::info!(files = swept, "removed content files without a message");
-    }
-    Ok(())
+    Ok(swept)
 }

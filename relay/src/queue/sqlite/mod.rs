@@ -1,10 +1,13 @@
 //! The queue on SQLite: one writer, many readers, and a keeper that moves the log into the database.
 
+mod group;
 pub(super) mod keeper;
 mod migrate;
 mod operation;
 pub(super) mod reader;
 mod row;
+pub(super) mod survey;
+mod transaction;
 pub(super) mod writer;
 
 use std::collections::{HashMap, HashSet};

@@ -1,37 +1,25 @@
-//! The one writer: a thread that owns the writing connection and commits in groups.
+//! The way to the one writer: what it is asked, and who waits for the answer.
 //!
-//! It takes all operations that wait into one transaction, commits, then answers them all. A commit
-//! starts at once and takes what arrived while the last one ran, so nobody waits for company. When an
-//! operation cannot be applied, the others are done again one by one: the bad one fails alone.
-//!
-//! After a failed commit nothing is claimed: acceptances are answered with an error, the connection
-//! is opened anew, and settled deliveries stay leased and are tried again, because a mail that is
-//! inside already must not be sent twice.
+//! The writer itself is a thread ([`super::group`]). Everything that changes the queue goes through it.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use atrn_shared::smtp::address::Domain;
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::body::Body;
 use super::super::error::StoreError;
-use super::super::id::QueueId;
-use super::super::space::Room;
+use super::Shared;
+use super::group::Group;
 pub(in super::super) use super::operation::{Accept, Change, Settle, Verdict};
-use super::operation::{Effects, Transaction};
-use super::{Shared, exists, reopen_writer, row};
+use super::transaction::Transaction;
 
 /// Operations that may wait for the writer; who comes later waits to hand his over.
 const WAITING_MAX: usize = 1024;
-/// Operations and octets of one commit: they bound how long it takes, and memory.
-const BATCH_MAX: usize = 512;
-const BATCH_OCTETS_MAX: usize = 8 * 1024 * 1024;
 
 /// Hands operations to the writer.
 #[derive(Clone, Debug)]
@@ -43,7 +31,7 @@ pub(in super::super) struct Writer {
 
 /// One operation, and who waits for it.
 #[derive(Debug)]
-enum Request {
+pub(super) enum Request {
     Accept(Box<Accept>, Answer<()>),
     Change(Box<Change>, Answer<u64>),
     /// Write the rest of the log into the database, so that it begins anew (see `keeper`).
@@ -54,49 +42,19 @@ enum Request {
     Tick,
 }
 
-type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-
-struct Thread {
-    /// `None` after a failure that could not be mended yet.
-    connection: Option<Connection>,
-    domains: HashMap<Domain, i64>,
-    mark: QueueId,
-    shared: Arc<Shared>,
-    requests: mpsc::Receiver<Request>,
-    /// Ended leases whose commit failed; they hold their deliveries until it succeeds.
-    owed: Vec<Settle>,
-    owing: Arc<AtomicBool>,
-}
-
-/// What a failed transaction means for the operations in it.
-enum Failure {
-    /// The connection is no longer to be trusted; the commit may or may not have happened.
-    Broken(StoreError),
-    /// Rolled back because of one of the operations.
-    Operation(StoreError),
-}
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 impl Writer {
     pub(in super::super) fn start(
         connection: Connection,
         shared: Arc<Shared>,
     ) -> io::Result<(Self, JoinHandle<()>)> {
-        let (sender, requests) = mpsc::channel(WAITING_MAX);
+        let (requests, waiting) = mpsc::channel(WAITING_MAX);
         let owing = Arc::new(AtomicBool::new(false));
-        let mark = row::setting(&connection, "mark").map_err(io::Error::other)?;
-        let domains = shared.catalog().keys.clone();
-        let thread = Thread {
-            connection: Some(connection),
-            domains,
-            mark: QueueId(mark),
-            shared,
-            requests,
-            owed: Vec::new(),
-            owing: Arc::clone(&owing),
-        };
+        let group = Group::new(connection, shared, waiting, Arc::clone(&owing));
+        let group = group.map_err(io::Error::other)?;
         let builder = std::thread::Builder::new().name("queue-writer".to_owned());
-        let thread = builder.spawn(move || thread.run())?;
-        let requests = sender;
+        let thread = builder.spawn(move || group.run())?;
         Ok((Self { requests, owing }, thread))
     }
 
@@ -112,25 +70,19 @@ impl Writer {
         wait.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// The settlement is on its way when this returns; the future only waits for the commit.
+    /// The settlement is on its way when this returns; the future only waits for the commit. A
+    /// session that ends and drops the future must not take it back: the mail is inside.
     pub(in super::super) fn settle(
         &self,
         settle: Settle,
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let (answer, wait) = oneshot::channel();
         let request = Request::Settle(Box::new(settle), answer);
-        let late = match self.requests.try_send(request) {
-            Ok(()) => None,
-            Err(TrySendError::Full(request) | TrySendError::Closed(request)) => {
-                Some((self.clone(), request))
-            }
-        };
-        async move {
-            if let Some((writer, request)) = late {
-                writer.send(request).await?;
-            }
-            wait.await.map_err(|_| StoreError::Closed)?
+        if let Err(TrySendError::Full(request)) = self.requests.try_send(request) {
+            let requests = self.requests.clone();
+            tokio::spawn(async move { requests.send(request).await });
         }
+        async move { wait.await.map_err(|_| StoreError::Closed)? }
     }
 
     pub(super) fn checkpoint(&self) {
@@ -160,7 +112,7 @@ impl Writer {
 }
 
 impl Request {
-    fn octets(&self) -> usize {
+    pub(super) fn octets(&self) -> usize {
         match self {
             Self::Accept(accept, _) => match &accept.body {
                 Body::Inline(content) => content.len(),
@@ -170,7 +122,7 @@ impl Request {
         }
     }
 
-    fn apply(&self, transaction: &mut Transaction<'_>) -> rusqlite::Result<()> {
+    pub(super) fn apply(&self, transaction: &mut Transaction<'_>) -> rusqlite::Result<()> {
         match self {
             Self::Accept(accept, _) => transaction.accept(accept),
             Self::Change(change, _) => transaction.change(change),
@@ -180,7 +132,7 @@ impl Request {
     }
 
     /// The world may know: files stay, leases end, and only then whoever waits is told.
-    fn committed(self, changed: &mut impl Iterator<Item = u64>) {
+    pub(super) fn committed(self, changed: &mut impl Iterator<Item = u64>) {
         match self {
             Self::Accept(accept, answer) => {
                 if let Body::Spool(file) = &accept.body {
@@ -199,254 +151,4 @@ impl Request {
             Self::Checkpoint | Self::Stop | Self::Tick => {}
         }
     }
-}
-
-impl Thread {
-    fn run(mut self) {
-        let mut stopping = false;
-        while let Some(first) = self.next(stopping) {
-            let batch = self.batch(first, &mut stopping);
-            if !self.owed.is_empty() {
-                self.pay();
-            }
-            if !batch.is_empty() {
-                self.write(batch);
-            }
-        }
-        if !self.owed.is_empty() {
-            self.pay();
-        }
-    }
-
-    fn next(&mut self, stopping: bool) -> Option<Request> {
-        if stopping {
-            self.requests.close();
-        }
-        self.requests.blocking_recv()
-    }
-
-    /// What waits now; orders to the thread itself are carried out on the way.
-    fn batch(&mut self, first: Request, stopping: &mut bool) -> Vec<Request> {
-        let mut batch = Vec::new();
-        let mut octets = 0;
-        let mut next = Some(first);
-        while let Some(request) = next {
-            octets += request.octets();
-            match request {
-                Request::Checkpoint => self.checkpoint(),
-                Request::Stop => *stopping = true,
-                Request::Tick => {}
-                request => batch.push(request),
-            }
-            if batch.len() >= BATCH_MAX || octets >= BATCH_OCTETS_MAX {
-                break;
-            }
-            next = self.requests.try_recv().ok();
-        }
-        batch
-    }
-
-    fn write(&mut self, batch: Vec<Request>) {
-        let (batch, room) = self.within_room(batch);
-        if batch.is_empty() {
-            return;
-        }
-        self.write_group(batch);
-        if room != Room::Ample {
-            self.checkpoint();
-        }
-    }
-
-    /// Refuses new mail when the disk is nearly full; all else needs little, and makes room.
-    fn within_room(&mut self, mut batch: Vec<Request>) -> (Vec<Request>, Room) {
-        let octets = batch.iter().map(Request::octets).sum::<usize>() as u64;
-        let space = self.shared.spool().space();
-        let mut room = space.room(octets, 0);
-        if room != Room::Ample {
-            room = space.room(octets, self.connection.as_ref().map_or(0, spare_octets));
-        }
-        if room == Room::Full {
-            let is_new = |request: &mut Request| matches!(request, Request::Accept(..));
-            let refused: Vec<_> = batch.extract_if(.., is_new).collect();
-            if !refused.is_empty() {
-                let messages = refused.len();
-                tracing::error!(messages, "refused new mail: the disk is nearly full");
-            }
-            refused
-                .into_iter()
-                .for_each(|request| self.refuse(request, &StoreError::Full));
-        }
-        (batch, room)
-    }
-
-    fn write_group(&mut self, batch: Vec<Request>) {
-        match self.transaction(|transaction| {
-            batch
-                .iter()
-                .try_for_each(|request| request.apply(transaction))
-        }) {
-            Ok(effects) => self.publish(&effects, batch),
-            Err(Failure::Operation(_)) if batch.len() > 1 => {
-                batch
-                    .into_iter()
-                    .for_each(|request| self.write_group(vec![request]));
-            }
-            Err(Failure::Operation(error) | Failure::Broken(error)) => {
-                tracing::error!(%error, operations = batch.len(), "the queue could not be written");
-                batch
-                    .into_iter()
-                    .for_each(|request| self.refuse(request, &error));
-            }
-        }
-    }
-
-    fn publish(&mut self, effects: &Effects, batch: Vec<Request>) {
-        self.note(effects);
-        let mut changed = effects.changed.iter().copied();
-        for request in batch {
-            request.committed(&mut changed);
-        }
-    }
-
-    fn note(&mut self, effects: &Effects) {
-        effects.publish(&mut self.shared.catalog());
-        for (domain, key) in &effects.domains {
-            self.domains.insert(domain.clone(), *key);
-        }
-        self.mark = effects.new_mark().unwrap_or(self.mark);
-        for file in &effects.files {
-            self.shared.spool().discard(*file);
-        }
-    }
-
-    /// Settles what could not be settled before; all in one, since each is the same kind of thing.
-    fn pay(&mut self) {
-        let owed = std::mem::take(&mut self.owed);
-        let paid = self.transaction(|transaction| {
-            owed.iter()
-                .try_for_each(|settle| transaction.settle(settle))
-        });
-        match paid {
-            Ok(effects) => {
-                self.note(&effects);
-                tracing::info!(deliveries = owed.len(), "settled what was owed");
-            }
-            Err(Failure::Operation(error) | Failure::Broken(error)) => {
-                tracing::warn!(%error, deliveries = owed.len(), "cannot settle yet");
-                self.owed = owed;
-            }
-        }
-        self.owing.store(!self.owed.is_empty(), Ordering::Relaxed);
-    }
-
-    fn refuse(&mut self, request: Request, error: &StoreError) {
-        match request {
-            Request::Accept(accept, answer) => {
-                self.keep_file_with_row(&accept);
-                let _ = answer.send(Err(error.clone()));
-            }
-            Request::Change(change, answer) => {
-                drop(change);
-                let _ = answer.send(Err(error.clone()));
-            }
-            Request::Settle(settle, answer) => {
-                self.owed.push(*settle);
-                self.owing.store(true, Ordering::Relaxed);
-                let _ = answer.send(Err(error.clone()));
-            }
-            Request::Checkpoint | Request::Stop | Request::Tick => {}
-        }
-    }
-
-    /// A commit that was reported as failed may have reached the disk. A row without its content
-    /// would be worse than a message that its sender sends again.
-    fn keep_file_with_row(&self, accept: &Accept) {
-        let Body::Spool(file) = &accept.body else {
-            return;
-        };
-        let found = self
-            .connection
-            .as_ref()
-            .map(|connection| exists(connection, accept.id));
-        if !matches!(found, Some(Ok(false))) {
-            file.keep();
-        }
-    }
-
-    fn transaction(
-        &mut self,
-        work: impl Fn(&mut Transaction<'_>) -> rusqlite::Result<()>,
-    ) -> Result<Effects, Failure> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => reopen_writer(&self.shared.database)
-                .map_err(|error| Failure::Broken(StoreError::sqlite("be opened again", error)))?,
-        };
-        let begun = Transaction::begin(&connection, &self.domains, self.mark);
-        let result = begun.and_then(|mut transaction| {
-            work(&mut transaction)?;
-            transaction.commit()
-        });
-        match result {
-            Ok(effects) => {
-                self.connection = Some(connection);
-                Ok(effects)
-            }
-            Err(error) => Err(self.give_up(connection, error)),
-        }
-    }
-
-    /// Rolls back, and decides whether the connection is still good.
-    fn give_up(&mut self, connection: Connection, error: rusqlite::Error) -> Failure {
-        let broken = is_broken(&error);
-        let rolled_back =
-            connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
-        let error = StoreError::sqlite("be written", error);
-        if rolled_back && !broken {
-            self.connection = Some(connection);
-            if matches!(error, StoreError::Full) {
-                // The log begins anew after this, and settlements find room in it.
-                self.checkpoint();
-            }
-            return Failure::Operation(error);
-        }
-        drop(connection);
-        match reopen_writer(&self.shared.database) {
-            Ok(connection) => self.connection = Some(connection),
-            Err(error) => tracing::error!(%error, "the queue database cannot be opened again"),
-        }
-        Failure::Broken(error)
-    }
-
-    fn checkpoint(&mut self) {
-        let Some(connection) = &self.connection else {
-            return;
-        };
-        let done = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-        if let Err(error) = done {
-            tracing::warn!(%error, "cannot write the log into the database");
-        }
-    }
-}
-
-/// Room in the database file that new rows can use. Unknown counts as none.
-fn spare_octets(connection: &Connection) -> u64 {
-    let spare = "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size";
-    let spare = connection.query_row(spare, [], |row| row.get::<_, i64>(0));
-    spare.unwrap_or(0).cast_unsigned()
-}
-
-/// Whether what failed may have been the disk below, and not the operation.
-fn is_broken(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(
-            ErrorCode::SystemIoFailure
-                | ErrorCode::CannotOpen
-                | ErrorCode::DatabaseCorrupt
-                | ErrorCode::NotADatabase
-                | ErrorCode::FileLockingProtocolFailed
-                | ErrorCode::OutOfMemory
-        )
-    )
 }

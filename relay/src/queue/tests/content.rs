@@ -1,0 +1,156 @@
+//! Content in the database and in files: whole, once, and gone in time.
+
+use super::*;
+
+/// Issue 2 d: two customers, one body.
+#[tokio::test]
+async fn a_message_for_two_domains_is_stored_once_and_goes_with_its_last_delivery() {
+    for octets in [100, INLINE_BYTES + 1] {
+        let world = World::new();
+        let content = pattern(octets);
+        let id = world.accept_content(&["x@a.example", "y@b.example", "z@a.example"], &content);
+        let id = id.await;
+        assert_eq!((world.rows("message"), world.rows("delivery")), (1, 2));
+        let stored = (world.rows("body"), world.spool_files().len());
+        assert_eq!(
+            stored,
+            if octets > INLINE_BYTES {
+                (0, 1)
+            } else {
+                (1, 0)
+            }
+        );
+
+        let leases = world.claim(SESSION, &["a.example"], 10).await;
+        assert_eq!((leases.len(), leases[0].recipients.len()), (1, 2));
+        drop(leases);
+        world
+            .settle_one("a.example", vec![Outcome::Delivered, Outcome::Delivered])
+            .await;
+        let left = world.store.content(id).await.unwrap().unwrap();
+        assert_eq!(read(left).await, content);
+
+        world
+            .settle_one("b.example", vec![Outcome::Delivered])
+            .await;
+        assert!(world.store.content(id).await.unwrap().is_none());
+        let world = world.restart();
+        assert_eq!(
+            (
+                world.rows("message"),
+                world.rows("delivery"),
+                world.rows("body")
+            ),
+            (0, 0, 0)
+        );
+        assert_eq!(world.spool_files(), [] as [PathBuf; 0]);
+    }
+}
+
+#[tokio::test]
+async fn content_comes_out_as_it_went_in_whatever_its_size() {
+    let world = World::new();
+    let chunk = 256 * 1024;
+    let sizes = [
+        0,
+        1,
+        INLINE_BYTES,
+        INLINE_BYTES + 1,
+        chunk - 1,
+        chunk,
+        chunk + 1,
+        5 * chunk + 7,
+    ];
+    for octets in sizes {
+        let content = pattern(octets);
+        let id = world.accept_content(&["user@a.example"], &content).await;
+        let leases = world.claim(SESSION, &["a.example"], 1).await;
+        assert_eq!(leases[0].size, octets as u64);
+        assert_eq!(
+            read(leases[0].content().await.unwrap()).await,
+            content,
+            "{octets}"
+        );
+        assert_eq!(
+            read(world.store.content(id).await.unwrap().unwrap()).await,
+            content
+        );
+        for lease in leases {
+            world
+                .store
+                .settle(lease, vec![Outcome::Delivered])
+                .await
+                .unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn small_mail_beyond_what_a_claim_brings_along_is_read_later() {
+    let world = World::new();
+    let count = 2 * CLAIM_OCTETS_MAX / INLINE_BYTES;
+    for _ in 0..count {
+        world
+            .accept_content(&["user@a.example"], &pattern(INLINE_BYTES))
+            .await;
+    }
+    let leases = world.claim(SESSION, &["a.example"], count).await;
+    let here = leases
+        .iter()
+        .filter(|lease| matches!(lease.place, Place::Here(_)))
+        .count();
+    assert_eq!(here, count / 2);
+    for lease in &leases {
+        assert_eq!(
+            read(lease.content().await.unwrap()).await,
+            pattern(INLINE_BYTES)
+        );
+    }
+}
+
+#[tokio::test]
+async fn content_that_is_not_accepted_leaves_no_file() {
+    let world = World::new();
+    let mut body = world.store.body();
+    body.write(&pattern(1_000_000)).await.unwrap();
+    until(|| world.spool_files().len() == 1);
+    drop(body);
+    until(|| world.spool_files().is_empty());
+}
+
+#[tokio::test]
+async fn orphans_are_swept_at_start_and_only_they() {
+    let world = World::new();
+    let id = world
+        .accept_content(&["user@a.example"], &pattern(100_000))
+        .await;
+    let orphan = world.store.shared.spool().file(world.store.body().id());
+    let foreign = orphan.with_file_name("README");
+    std::fs::write(&orphan, "x").unwrap();
+    std::fs::write(&foreign, "x").unwrap();
+    let world = world.restart();
+    until(|| !orphan.exists());
+    assert!(foreign.exists());
+    let content = world.store.content(id).await.unwrap().unwrap();
+    assert_eq!(read(content).await, pattern(100_000));
+}
+
+#[tokio::test]
+async fn a_content_file_that_is_cut_short_is_reported_and_never_sent() {
+    let world = World::new();
+    world
+        .accept_content(&["user@a.example"], &pattern(100_000))
+        .await;
+    let file = world.spool_files().remove(0);
+    std::fs::write(&file, pattern(99_999)).unwrap();
+    let leases = world.claim(SESSION, &["a.example"], 1).await;
+    assert!(matches!(
+        leases[0].content().await,
+        Err(StoreError::Damaged(_))
+    ));
+    std::fs::remove_file(&file).unwrap();
+    assert!(matches!(
+        leases[0].content().await,
+        Err(StoreError::Damaged(_))
+    ));
+}
