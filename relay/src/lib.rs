@@ -17,7 +17,7 @@ mod session_id;
 pub mod settings;
 mod sockets;
 
-pub use sockets::{BindError, Sockets, bind};
+pub use sockets::{BindError, Sockets, bind, unavailable};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -75,20 +75,35 @@ impl Sockets {
 /// # Errors
 /// [`BindError`] for the first address that cannot be had.
 pub fn bind(config: &RelayConfig) -> Result<Sockets, BindError> {
-    let all = |key: &'static str, addresses: &[SocketAddr]| {
-        let bound = addresses.iter().map(|address| {
-            listener(*address).map_err(|source| BindError::Address {
-                key,
-                address: *address,
-                source,
-            })
-        });
-        bound.collect::<Result<Vec<_>, _>>()
-    };
     Ok(Sockets {
-        smtp: all("smtp.listen", &config.smtp.listen)?,
-        odmr: all("odmr.listen", &config.odmr.listen)?,
+        smtp: all(SMTP, &config.smtp.listen).collect::<Result<_, _>>()?,
+        odmr: all(ODMR, &config.odmr.listen).collect::<Result<_, _>>()?,
         control: control::bind(&config.data_dir)?,
+    })
+}
+
+/// Every address that cannot be had just now. Nothing stays bound.
+#[must_use]
+pub fn unavailable(config: &RelayConfig) -> Vec<BindError> {
+    let smtp = all(SMTP, &config.smtp.listen);
+    // Those bound before are kept until all are tried: two settings may name the same.
+    let all: Vec<_> = smtp.chain(all(ODMR, &config.odmr.listen)).collect();
+    all.into_iter().filter_map(Result::err).collect()
+}
+
+const SMTP: &str = "smtp.listen";
+const ODMR: &str = "odmr.listen";
+
+fn all<'a>(
+    key: &'static str,
+    addresses: &'a [SocketAddr],
+) -> impl Iterator<Item = Result<TcpListener, BindError>> + 'a {
+    addresses.iter().map(move |address| {
+        listener(*address).map_err(|source| BindError::Address {
+            key,
+            address: *address,
+            source,
+        })
     })
 }
 

@@ -1,0 +1,147 @@
+//! The command line: its tree, and a file for each noun. What commands do is the library's.
+
+mod account;
+mod apply;
+mod check;
+mod domain;
+mod init;
+mod queue;
+mod run;
+mod status;
+mod units;
+
+use std::path::PathBuf;
+
+use atrn_relay::config::{DEFAULT_PATH, RelayConfig};
+use atrn_relay::control::ClientError;
+use atrn_shared::cli::{
+    Common, CompletionsCommand, ExitCode, Failure, ManCommand, Output, Program, parse, print_error,
+};
+use clap::{Parser, Subcommand};
+
+use self::account::AccountCommand;
+use self::check::CheckCommand;
+use self::domain::DomainCommand;
+use self::init::InitCommand;
+use self::queue::QueueCommand;
+use self::run::RunCommand;
+use self::status::StatusCommand;
+
+const PROGRAM: Program = Program {
+    default_config: DEFAULT_PATH,
+    config_variable: "ATRN_RELAY_CONFIG",
+};
+
+/// Accepts mail on the Internet side, holds it per domain, gives it to authenticated pullers (RFC 2645)
+///
+/// A first set-up: `init`, `domain add`, `account add`, `check`, `run`.
+#[derive(Debug, Parser)]
+#[command(name = "atrn-relay", version, propagate_version = false)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(InitCommand),
+    Run(RunCommand),
+    Check(CheckCommand),
+    Status(StatusCommand),
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    #[command(subcommand)]
+    Domain(DomainCommand),
+    #[command(subcommand)]
+    Account(AccountCommand),
+    Completions(CompletionsCommand),
+    Man(ManCommand),
+}
+
+/// What a command knows of how it was called.
+#[derive(Debug)]
+struct Call {
+    /// The main configuration file.
+    config_path: PathBuf,
+    output: Output,
+    verbosity: u8,
+}
+
+/// Does what the arguments say.
+pub(crate) fn main() -> std::process::ExitCode {
+    let cli: Cli = parse(PROGRAM, |cli: &Cli| &cli.common);
+    let call = Call {
+        config_path: cli.common.config(),
+        output: cli.common.output(),
+        verbosity: cli.common.verbose,
+    };
+    let ended = match cli.command {
+        Command::Init(command) => command.run(&call),
+        Command::Run(command) => command.run(&call),
+        Command::Check(command) => command.run(&call),
+        Command::Status(command) => command.run(&call),
+        Command::Queue(command) => command.run(&call),
+        Command::Domain(command) => command.run(&call),
+        Command::Account(command) => command.run(&call),
+        Command::Completions(command) => command.run::<Cli>(PROGRAM),
+        Command::Man(command) => command.run::<Cli>(PROGRAM),
+    };
+    let code = match ended {
+        Ok(()) => ExitCode::Success,
+        Err(failure) => {
+            print_error(&failure);
+            failure.code
+        }
+    };
+    code.into()
+}
+
+impl Call {
+    fn config(&self) -> Result<RelayConfig, Failure> {
+        Ok(RelayConfig::load(&self.config_path)?.config)
+    }
+
+    /// How to call this program again with the same configuration.
+    fn again(&self) -> String {
+        if self.config_path.as_os_str() == DEFAULT_PATH {
+            "atrn-relay".to_owned()
+        } else {
+            format!("atrn-relay -c {}", self.config_path.display())
+        }
+    }
+}
+
+/// Errors of the control socket name what was asked and why not; one line as they are.
+fn client_failure(error: ClientError) -> Failure {
+    Failure::failed(error.to_string().replace('\n', " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_is_for() {
+        fn check(command: &clap::Command) {
+            let about = command.get_about().map(ToString::to_string);
+            let about = about.unwrap_or_default();
+            assert!(!about.is_empty(), "{} has no help", command.get_name());
+            assert!(!about.ends_with('.'), "{about}");
+            for argument in command.get_arguments() {
+                let id = argument.get_id();
+                assert!(argument.get_help().is_some(), "{} {id}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}

@@ -1,0 +1,63 @@
+//! `queue`: what is held, and what is done to it by hand.
+
+mod change;
+mod list;
+mod select;
+mod show;
+mod stats;
+
+use atrn_relay::control::{Client, Reply};
+use atrn_shared::cli::Failure;
+use clap::Subcommand;
+
+use self::change::{Change, Remove};
+use self::list::List;
+use self::show::{Cat, Show};
+use self::stats::Stats;
+use super::{Call, client_failure};
+
+/// The held mail: list, look, hold, release, retry, remove
+///
+/// A message is a delivery for each domain that it goes to. An id names the message with all its deliveries;
+/// the id, a dot and a number name one delivery.
+#[derive(Debug, Subcommand)]
+pub(super) enum QueueCommand {
+    List(List),
+    Show(Show),
+    Cat(Cat),
+    Stats(Stats),
+    /// Keep deliveries back until they are released
+    ///
+    /// Example: atrn-relay queue hold --domain example.com --sender spammer@
+    Hold(Change),
+    /// Let held deliveries go
+    ///
+    /// Example: atrn-relay queue release 1JX2M40G0W5
+    Release(Change),
+    /// Make deferred, failed and expired deliveries ready at once
+    ///
+    /// Example: atrn-relay queue retry --state failed
+    Retry(Change),
+    Remove(Remove),
+}
+
+impl QueueCommand {
+    pub(super) fn run(self, call: &Call) -> Result<(), Failure> {
+        let client = &mut Client::open(call.config()?).map_err(client_failure)?;
+        match self {
+            Self::List(command) => command.run(call, client),
+            Self::Show(command) => command.run(call, client),
+            Self::Cat(command) => command.run(client),
+            Self::Stats(command) => command.run(call, client),
+            Self::Hold(command) => command.run(call, client, &change::HOLD),
+            Self::Release(command) => command.run(call, client, &change::RELEASE),
+            Self::Retry(command) => command.run(call, client, &change::RETRY),
+            Self::Remove(command) => command.run(call, client),
+        }
+    }
+}
+
+/// A reply that does not belong to the request.
+fn unexpected(reply: &Reply) -> Failure {
+    Failure::failed(format!("the relay answered something else: {reply:?}"))
+}

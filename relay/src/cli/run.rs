@@ -1,0 +1,58 @@
+//! `run`: the daemon.
+
+use atrn_relay::accounts::decoy_key;
+use atrn_relay::queue::Store;
+use atrn_relay::settings::Settings;
+use atrn_shared::cli::{ExitCode, Failure};
+use atrn_shared::log;
+use clap::Args;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::runtime::Builder;
+use tracing::{info, warn};
+
+use super::Call;
+
+/// Run the relay in the foreground until SIGTERM; SIGHUP reloads its files
+///
+/// Example: atrn-relay run
+#[derive(Args, Debug)]
+pub(super) struct RunCommand {}
+
+impl RunCommand {
+    /// Everything that can be wrong is found before the first session: files, then ports, then the queue. No
+    /// thread starts before the sockets are bound, so that a sandbox can be put around all of them.
+    pub(super) fn run(self, call: &Call) -> Result<(), Failure> {
+        let decoy_key = decoy_key().map_err(|error| Failure::failed(error.to_string()))?;
+        let settings = Settings::load(&call.config_path, decoy_key)?;
+        log::start(settings.config.log, call.verbosity);
+        settings.notes.log_warnings();
+        settings.notes.log_changed();
+        raise_file_limit();
+        let sockets = atrn_relay::bind(&settings.config);
+        let sockets = sockets.map_err(|error| Failure::failed(error.to_string()))?;
+        let store = Store::open(&settings.config.data_dir)
+            .map_err(|error| Failure::failed(error.to_string()))?;
+        let runtime = Builder::new_multi_thread()
+            .thread_name("relay")
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
+        let ended = runtime.block_on(atrn_relay::run(settings, sockets, store));
+        // Tasks that did not end in time are dropped here, and the queue closes with the last of them.
+        drop(runtime);
+        ended.map_err(|error| Failure::from_error(ExitCode::Failed, &error))
+    }
+}
+
+/// A session takes a file descriptor or two, and the usual soft limit of 1,024 is meant for `select`.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        Ok((soft, hard))
+    });
+    match raised {
+        Ok((soft, hard)) if soft < hard => info!(from = soft, to = hard, "open files limit raised"),
+        Ok(_) => {}
+        Err(error) => warn!(%error, "cannot raise the limit of open files"),
+    }
+}

@@ -1,0 +1,335 @@
+//! `status`: one screen.
+
+use std::time::Duration;
+
+use atrn_relay::activity::{AccountActivity, LastPull, PullResult, SessionCounts, Snapshot};
+use atrn_relay::control::{Client, DomainStatus, Reply, Request, Status};
+use atrn_shared::cli::{Failure, Table, size};
+use clap::Args;
+use jiff::Timestamp;
+
+use super::units::{counted, elapsed, moment, since};
+use super::{Call, client_failure, units};
+
+/// Show how the relay is doing: sessions, totals, queue, the last pull of each account
+///
+/// With --check also say what is wrong, one line each, and exit with 1 if anything is: for monitoring.
+///
+/// Example: atrn-relay status --check --max-age 2h
+#[derive(Args, Debug)]
+pub(super) struct StatusCommand {
+    /// Exit with 1 if the relay does not run, refuses its files, or mail waits too long.
+    #[arg(long)]
+    check: bool,
+
+    /// How long mail may wait to be pulled.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = units::duration, requires = "check")]
+    max_age: Duration,
+}
+
+impl StatusCommand {
+    pub(super) fn run(self, call: &Call) -> Result<(), Failure> {
+        let status = ask(&mut Client::open(call.config()?).map_err(client_failure)?)?;
+        let now = Timestamp::now();
+        call.output.show(&status, |status| describe(status, now))?;
+        let complaints = complaints(&status, now, self.max_age);
+        if self.check && !complaints.is_empty() {
+            return Err(Failure::failed(complaints.join("\n")));
+        }
+        Ok(())
+    }
+}
+
+/// What the daemon says of itself, or the queue without one.
+pub(super) fn ask(client: &mut Client) -> Result<Status, Failure> {
+    match client.ask_one(&Request::Status).map_err(client_failure)? {
+        Reply::Status(status) => Ok(*status),
+        other => Err(Failure::failed(format!("not a status: {other:?}"))),
+    }
+}
+
+/// What should wake somebody.
+fn complaints(status: &Status, now: Timestamp, max_age: Duration) -> Vec<String> {
+    let mut complaints = Vec::new();
+    if !status.running {
+        complaints.push("the relay is not running".to_owned());
+    }
+    let state = status
+        .activity
+        .as_ref()
+        .map(|activity| &activity.configuration);
+    if let Some(error) = state.and_then(|state| state.error.as_ref()) {
+        let error = error.replace('\n', "; ");
+        complaints.push(format!("the relay refuses its changed files: {error}"));
+    }
+    for DomainStatus { total, .. } in &status.domains {
+        if let Some(oldest) = total
+            .oldest
+            .filter(|oldest| elapsed(*oldest, now) > max_age)
+        {
+            complaints.push(format!(
+                "{}: the oldest mail waits since {} ({})",
+                total.domain,
+                moment(oldest),
+                since(oldest, now)
+            ));
+        }
+    }
+    complaints
+}
+
+fn describe(status: &Status, now: Timestamp) -> String {
+    let mut text = match (&status.activity, status.pid) {
+        (Some(activity), Some(pid)) => describe_activity(status, activity, pid, now),
+        _ => format!("{}  not running\n", status.hostname),
+    };
+    text += "\n";
+    if status.domains.is_empty() {
+        text += "No domains; add one with `domain add`.\n";
+    } else {
+        text += &format!("{}\n", domains_table(&status.domains, now));
+    }
+    text += "\n";
+    if status.accounts.is_empty() {
+        text += "No accounts; add one with `account add`.\n";
+    } else {
+        text += &accounts_table(status, now).to_string();
+    }
+    text
+}
+
+fn describe_activity(status: &Status, activity: &Snapshot, pid: u32, now: Timestamp) -> String {
+    let addresses = |list: &[std::net::SocketAddr]| {
+        let texts: Vec<_> = list.iter().map(ToString::to_string).collect();
+        texts.join(" ")
+    };
+    let sessions = |counts: SessionCounts| {
+        format!(
+            "{} now, {} since the start",
+            counted(counts.now, "session", "sessions"),
+            counts.total
+        )
+    };
+    let mut lines = vec![
+        format!(
+            "{}  running for {}, process {pid}, version {}",
+            status.hostname,
+            since(activity.started_at, now),
+            status.version
+        ),
+        format!(
+            "smtp      {}  {}",
+            addresses(&activity.listen.smtp),
+            sessions(activity.smtp)
+        ),
+        format!(
+            "odmr      {}  {}",
+            addresses(&activity.listen.odmr),
+            sessions(activity.odmr)
+        ),
+        format!(
+            "accepted  {}, {}",
+            counted(activity.accepted_messages, "message", "messages"),
+            size(activity.accepted_octets)
+        ),
+        format!(
+            "refused   {} for now, {} for good, {}",
+            activity.refused_transient,
+            activity.refused_permanent,
+            counted(
+                activity.authentication_failures,
+                "failed login",
+                "failed logins"
+            )
+        ),
+    ];
+    if let Some(loaded_at) = activity.configuration.loaded_at {
+        lines.push(format!("files     reloaded {} ago", since(loaded_at, now)));
+    }
+    if let Some(error) = &activity.configuration.error {
+        let error = error.replace('\n', "; ");
+        lines.push(format!(
+            "files     refused, the older ones stay in force: {error}"
+        ));
+    }
+    lines.join("\n") + "\n"
+}
+
+pub(super) fn domains_table(domains: &[DomainStatus], now: Timestamp) -> Table {
+    let mut table = Table::new(&[
+        "domain",
+        ">queued",
+        ">deferred",
+        ">held",
+        ">failed",
+        ">expired",
+        ">size",
+        ">oldest",
+        "",
+    ]);
+    for DomainStatus { configured, total } in domains {
+        let numbers = [
+            total.queued,
+            total.deferred,
+            total.held,
+            total.failed,
+            total.expired,
+        ];
+        let mut row = vec![total.domain.to_string()];
+        row.extend(numbers.iter().map(ToString::to_string));
+        row.push(size(total.bytes));
+        row.push(
+            total
+                .oldest
+                .map_or_else(|| "-".to_owned(), |oldest| since(oldest, now)),
+        );
+        row.push(if *configured { "" } else { "not configured" }.to_owned());
+        table.row(row);
+    }
+    table
+}
+
+fn accounts_table(status: &Status, now: Timestamp) -> Table {
+    let mut table = Table::new(&[
+        "account",
+        "domains",
+        ">pulling",
+        ">delivered",
+        ">size",
+        "last pull",
+    ]);
+    for account in &status.accounts {
+        let AccountActivity {
+            pulls,
+            delivered,
+            octets,
+            last_pull,
+            ..
+        } = &account.activity;
+        let names: Vec<_> = account.domains.iter().map(ToString::to_string).collect();
+        let mut last = last_pull
+            .as_ref()
+            .map_or_else(|| "none yet".to_owned(), |last| described(last, now));
+        if !status.running {
+            "-".clone_into(&mut last);
+        }
+        if account.disabled {
+            last += " (disabled)";
+        }
+        table.row([
+            account.account.clone(),
+            names.join(" "),
+            pulls.now.to_string(),
+            delivered.to_string(),
+            size(*octets),
+            last,
+        ]);
+    }
+    table
+}
+
+fn described(last: &LastPull, now: Timestamp) -> String {
+    let ago = since(last.at, now);
+    let peer = last.peer;
+    match last.result {
+        PullResult::Broken => format!("{ago} ago from {peer}, broken off"),
+        PullResult::Complete => format!("{ago} ago from {peer}"),
+        PullResult::NoMail => format!("{ago} ago from {peer}, no mail"),
+        PullResult::Refused => format!("{ago} ago from {peer}, refused"),
+        PullResult::Running => format!("for {ago} from {peer}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atrn_shared::smtp::address::Domain;
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(running: bool, error: Option<&str>, oldest: Option<&str>) -> Status {
+        let counts = json!({"now": 1, "total": 20});
+        let mut value = json!({
+            "running": running, "version": "0.1.0", "hostname": "mx1.example.net", "pid": null, "leased": 0,
+            "domains": [{
+                "configured": true, "domain": "example.com", "messages": 1, "bytes": 5000, "oldest": oldest,
+                "queued": 1, "deferred": 0, "held": 0, "failed": 0, "expired": 0,
+            }],
+            "accounts": [],
+        });
+        if running {
+            let activity = json!({
+                "pid": 7, "started_at": "2026-01-01T00:00:00Z", "listen": {"smtp": ["127.0.0.1:25"], "odmr": []},
+                "configuration": {"reloads": 1, "loaded_at": null, "error": error}, "smtp": counts, "odmr": counts,
+                "accepted_messages": 1, "accepted_octets": 5000, "refused_transient": 0, "refused_permanent": 2,
+                "authentication_failures": 1,
+            });
+            value
+                .as_object_mut()
+                .unwrap()
+                .extend(activity.as_object().unwrap().clone());
+        }
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn only_what_is_wrong_is_complained_of() {
+        let now: Timestamp = "2026-01-01T02:00:00Z".parse().unwrap();
+        let hour = Duration::from_secs(3_600);
+        let old = Some("2026-01-01T00:59:59Z");
+        for (status, expected) in [
+            (status(true, None, Some("2026-01-01T01:00:00Z")), &[][..]),
+            (status(true, None, None), &[]),
+            (status(false, None, None), &["the relay is not running"]),
+            (
+                status(true, Some("a\nb"), None),
+                &["the relay refuses its changed files: a; b"],
+            ),
+            (
+                status(true, None, old),
+                &["example.com: the oldest mail waits since 2026-01-01 00:59:59 UTC (1h)"],
+            ),
+        ] {
+            assert_eq!(complaints(&status, now, hour), expected);
+        }
+    }
+
+    #[test]
+    fn a_screen() {
+        let now: Timestamp = "2026-01-01T02:00:00Z".parse().unwrap();
+        let mut status = status(
+            true,
+            Some("relay.toml:3: bad"),
+            Some("2026-01-01T01:00:00Z"),
+        );
+        status.accounts.push(atrn_relay::control::AccountStatus {
+            account: "corp".to_owned(),
+            domains: vec![Domain::parse("example.com").unwrap()],
+            disabled: true,
+            activity: AccountActivity {
+                delivered: 3,
+                octets: 1_500,
+                last_pull: Some(LastPull {
+                    at: now,
+                    peer: "192.0.2.7".parse().unwrap(),
+                    result: PullResult::NoMail,
+                }),
+                ..AccountActivity::default()
+            },
+        });
+        let expected = "\
+mx1.example.net  running for 2h, process 7, version 0.1.0
+smtp      127.0.0.1:25  1 session now, 20 since the start
+odmr        1 session now, 20 since the start
+accepted  1 message, 5.0 kB
+refused   0 for now, 2 for good, 1 failed login
+files     refused, the older ones stay in force: relay.toml:3: bad
+
+DOMAIN       QUEUED  DEFERRED  HELD  FAILED  EXPIRED    SIZE  OLDEST
+example.com       1         0     0       0        0  5.0 kB      1h
+
+ACCOUNT  DOMAINS      PULLING  DELIVERED    SIZE  LAST PULL
+corp     example.com        0          3  1.5 kB  0s ago from 192.0.2.7, no mail (disabled)";
+        assert_eq!(describe(&status, now), expected);
+    }
+}
