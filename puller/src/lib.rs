@@ -1,3 +1,16 @@
-//! Map of the crate.
+//! Pulls held mail from relays (RFC 2645) and hands it on to the corporate mail server.
+//!
+//! [`session`] makes one pull; [`reversed`] is its second half, in lock-step with [`handover`]; [`daemon`] pulls on
+//! the clock of [`schedule`]; [`cli`] is what people type.
 
+pub mod cli;
 pub mod config;
+pub mod daemon;
+mod dial;
+pub mod handover;
+mod login;
+pub mod outcome;
+pub mod reversed;
+pub mod schedule;
+pub mod session;
+pub mod status;

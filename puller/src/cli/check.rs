@@ -1,0 +1,260 @@
+//! `check`: tries everything that a pull needs, one thing after the other, and pulls nothing.
+
+use std::fs;
+use std::time::SystemTime;
+
+use atrn_shared::cli::{Common, ExitCode, Failure, Table};
+use atrn_shared::odmr::customer;
+use atrn_shared::wire::Wire;
+use clap::Args;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::{chosen, load, runtime};
+use crate::config::{PullerConfig, RelayConfig, RelayTls};
+use crate::dial::{CONNECT_TIMEOUT, resolve};
+use crate::handover::Handover;
+use crate::outcome::Outcome;
+use crate::session::{Asked, Pull, Purpose};
+
+/// Check name, TCP, TLS and pin, EHLO keywords, AUTH, clock and hand-over target; pulls nothing
+///
+/// Example: atrn-puller check mx1
+#[derive(Args, Debug)]
+pub(super) struct CheckCommand {
+    /// The relays, by their names; all of them when none is named.
+    relays: Vec<String>,
+}
+
+/// One thing that was tried.
+#[derive(Serialize)]
+struct Line {
+    /// What it belongs to: a relay's name, or `handover`, or `system`.
+    of: String,
+    check: &'static str,
+    ok: bool,
+    detail: String,
+    #[serde(skip)]
+    code: ExitCode,
+}
+
+/// The lines about one relay, until the first thing that fails: what comes behind it could not be tried.
+struct Lines<'r> {
+    relay: &'r RelayConfig,
+    lines: Vec<Line>,
+}
+
+impl CheckCommand {
+    pub(super) fn run(&self, common: &Common) -> Result<ExitCode, Failure> {
+        let config = load(common)?;
+        let relays = chosen(&config, &self.relays)?;
+        config.check_files()?;
+        let runtime = runtime()?;
+        let lines = runtime.block_on(check(&config, &relays, common));
+        runtime.shutdown_background();
+        let lines = lines?;
+        common.output().show(&lines, |lines| table(lines))?;
+        let failed = lines.iter().find(|line| !line.ok);
+        Ok(failed.map_or(ExitCode::Success, |line| line.code))
+    }
+}
+
+async fn check(
+    config: &PullerConfig,
+    relays: &[&RelayConfig],
+    common: &Common,
+) -> Result<Vec<Line>, Failure> {
+    let mut all = vec![clock(common)];
+    for relay in relays {
+        let pull = Pull::new(config, relay, CancellationToken::new())?;
+        let mut lines = Lines {
+            relay,
+            lines: Vec::new(),
+        };
+        let _ = lines
+            .check(&Pull {
+                purpose: Purpose::DryRun,
+                ..pull
+            })
+            .await;
+        all.append(&mut lines.lines);
+    }
+    all.push(handover(config, relays[0]).await?);
+    Ok(all)
+}
+
+impl Lines<'_> {
+    fn ok(&mut self, check: &'static str, detail: String) {
+        self.lines.push(Line {
+            of: self.relay.name.clone(),
+            check,
+            ok: true,
+            detail,
+            code: ExitCode::Success,
+        });
+    }
+
+    /// Notes what failed; there is no way on from it.
+    fn failed(&mut self, check: &'static str, outcome: &Outcome) -> Option<()> {
+        let (of, detail, code) = (
+            self.relay.name.clone(),
+            outcome.to_string(),
+            outcome.exit_code(),
+        );
+        self.lines.push(Line {
+            of,
+            check,
+            ok: false,
+            detail,
+            code,
+        });
+        None
+    }
+
+    /// `None` after the first failure.
+    async fn check(&mut self, pull: &Pull) -> Option<()> {
+        let address = &self.relay.address;
+        let addresses = match resolve(address).await {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                let reason = format!(
+                    "{}: {error}; is the name right, and does DNS work here?",
+                    address.host
+                );
+                return self.failed("name", &Outcome::Unreachable(reason));
+            }
+        };
+        let shown: Vec<_> = addresses
+            .iter()
+            .map(|address| address.ip().to_string())
+            .collect();
+        self.ok("name", shown.join(", "));
+        let wire = match Wire::connect(&addresses, CONNECT_TIMEOUT).await {
+            Ok(wire) => wire,
+            Err(error) => {
+                let reason = format!(
+                    "{address}: {error}; does the relay run, and does the firewall let us out?"
+                );
+                return self.failed("tcp", &Outcome::Unreachable(reason));
+            }
+        };
+        self.ok(
+            "tcp",
+            wire.peer_address()
+                .map_or_else(|| address.to_string(), |address| address.to_string()),
+        );
+        let wire = match self.relay.tls {
+            RelayTls::Implicit => match pull.shake_hands(wire).await {
+                Ok(wire) => wire,
+                Err(outcome) => return self.failed("tls", &outcome),
+            },
+            RelayTls::StartTls | RelayTls::Off => wire,
+        };
+        self.note_tls(&wire);
+        match pull.ask(wire).await {
+            Ok((wire, asked)) => self.asked(&wire, &asked),
+            Err(outcome @ (Outcome::Refused(_) | Outcome::Unreachable(_))) => {
+                self.failed("tls", &outcome)
+            }
+            Err(outcome) => self.failed("ehlo", &outcome),
+        }
+    }
+
+    fn note_tls(&mut self, wire: &Wire) {
+        let pin = wire.peer_pin();
+        match (self.relay.tls, pin) {
+            (_, Some(pin)) => self.ok("tls", format!("verified, pin {pin}")),
+            (RelayTls::Off, None) => self.ok("tls", "off, on loopback".to_owned()),
+            _ => {}
+        }
+    }
+
+    fn asked(&mut self, wire: &Wire, asked: &Asked) -> Option<()> {
+        if self.relay.tls == RelayTls::StartTls {
+            self.note_tls(wire);
+        }
+        let outcome = Outcome::of_asking(&asked.outcome);
+        let Asked {
+            outcome: ended,
+            extensions,
+            mechanism,
+        } = asked;
+        let is_offer =
+            |ended: &customer::Outcome| matches!(ended, customer::Outcome::NotOffered(..));
+        if extensions.auth.is_empty() || is_offer(ended) {
+            return self.failed("ehlo", &outcome);
+        }
+        self.ok("ehlo", format!("ATRN, AUTH {}", extensions.auth.join(" ")));
+        match (ended, mechanism) {
+            (customer::Outcome::Authenticated, Some(mechanism)) => {
+                self.ok("auth", format!("{} by {mechanism}", self.relay.account));
+                let domains: Vec<_> = self.relay.domains.iter().map(ToString::to_string).collect();
+                self.ok(
+                    "domains",
+                    format!("{} would be asked for", domains.join(", ")),
+                );
+                Some(())
+            }
+            _ => self.failed("auth", &outcome),
+        }
+    }
+}
+
+/// A clock that is far behind makes good certificates look like ones of the future.
+fn clock(common: &Common) -> Line {
+    let written = fs::metadata(common.config())
+        .and_then(|metadata| metadata.modified())
+        .ok();
+    let ok = written.is_none_or(|written| written <= SystemTime::now());
+    let detail = if ok {
+        jiff::Zoned::now().strftime("%F %T %:z").to_string()
+    } else {
+        format!(
+            "{} was written in the future; set the clock",
+            common.config().display()
+        )
+    };
+    Line {
+        of: "system".to_owned(),
+        check: "clock",
+        ok,
+        detail,
+        code: ExitCode::Failed,
+    }
+}
+
+async fn handover(config: &PullerConfig, relay: &RelayConfig) -> Result<Line, Failure> {
+    let pull = Pull::new(config, relay, CancellationToken::new())?;
+    let target = pull.handover.target().to_string();
+    let (ok, detail) = match Handover::open(&pull.handover).await {
+        Ok(handover) => {
+            handover.quit().await;
+            (true, target)
+        }
+        Err(error) => (
+            false,
+            format!("{target}: {error}; no mail is asked for while it is down"),
+        ),
+    };
+    Ok(Line {
+        of: "handover".to_owned(),
+        check: "target",
+        ok,
+        detail,
+        code: ExitCode::TargetDown,
+    })
+}
+
+fn table(lines: &[Line]) -> String {
+    let mut table = Table::new(&["of", "check", "result", "detail"]);
+    for line in lines {
+        let result = if line.ok { "ok" } else { "FAILED" };
+        table.row([
+            line.of.clone(),
+            line.check.to_owned(),
+            result.to_owned(),
+            line.detail.clone(),
+        ]);
+    }
+    table.to_string()
+}

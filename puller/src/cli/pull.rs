@@ -1,0 +1,228 @@
+//! `pull`: one pull now.
+
+use std::time::Duration;
+
+use atrn_shared::cli::{Common, ExitCode, Failure, Table, age, print_error, size};
+use atrn_shared::smtp::address::Domain;
+use clap::Args;
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{chosen, load, runtime, stop_on_signals};
+use crate::config::{PullerConfig, RelayConfig};
+use crate::daemon::STOP_TIMEOUT;
+use crate::outcome::Outcome;
+use crate::session::{Pull, Purpose, Report};
+use crate::status::StatusFiles;
+
+/// Pull once, now: for cron and timers
+///
+/// Exit codes: 0 mail pulled, or none; 69 relay unreachable; 71 hand-over target down; 75 try later; 76 no ATRN, or
+/// protocol broken; 77 refused; 78 configuration.
+///
+/// Example: atrn-puller pull mx1 --domain example.com
+#[derive(Args, Debug)]
+pub(super) struct PullCommand {
+    /// The relays, by their names; all of them when none is named.
+    relays: Vec<String>,
+
+    /// Ask for this domain only; may be given several times.
+    #[arg(long, value_name = "DOMAIN", value_parser = Domain::parse)]
+    domain: Vec<Domain>,
+
+    /// Log in, say what would be asked for, and ask for nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What is printed of a pull.
+#[derive(Serialize)]
+struct Row {
+    relay: String,
+    #[serde(flatten)]
+    outcome: Outcome,
+    domains: Vec<Domain>,
+    messages: u64,
+    octets: u64,
+    deferred: u64,
+    refused: u64,
+    seconds: f64,
+}
+
+impl PullCommand {
+    pub(super) fn run(&self, common: &Common) -> Result<ExitCode, Failure> {
+        let config = load(common)?;
+        let relays = chosen(&config, &self.relays)?;
+        let relays = self.with_domains(&relays)?;
+        let status = StatusFiles::open(&config.data_dir)?;
+        let runtime = runtime()?;
+        let outcome = runtime.block_on(async {
+            let stop = stop_on_signals()?;
+            let pulls = self.pulls(&config, &relays, &stop)?;
+            pull_all(pulls, &stop, (!self.dry_run).then_some(&status)).await
+        });
+        runtime.shutdown_background();
+        let rows = outcome?;
+        common.output().show(&rows, |rows| table(rows))?;
+        let mut code = ExitCode::Success;
+        for row in &rows {
+            if let Some(reason) = row.outcome.reason() {
+                print_error(&Failure::failed(format!("{}: {reason}", row.relay)));
+            }
+            if code == ExitCode::Success {
+                code = row.outcome.exit_code();
+            }
+        }
+        Ok(code)
+    }
+
+    /// The relays that have any of the domains, and which of them to ask for.
+    fn with_domains<'c>(
+        &self,
+        relays: &[&'c RelayConfig],
+    ) -> Result<Vec<(&'c RelayConfig, Vec<Domain>)>, Failure> {
+        if self.domain.is_empty() {
+            return Ok(relays
+                .iter()
+                .map(|relay| (*relay, relay.domains.clone()))
+                .collect());
+        }
+        for domain in &self.domain {
+            if !relays.iter().any(|relay| relay.domains.contains(domain)) {
+                let text =
+                    format!("no relay has the domain {domain}; add it to the `domains` of one");
+                return Err(Failure::new(ExitCode::Usage, text));
+            }
+        }
+        let wanted = relays.iter().map(|relay| {
+            let domains: Vec<_> = relay
+                .domains
+                .iter()
+                .filter(|domain| self.domain.contains(domain))
+                .cloned()
+                .collect();
+            (*relay, domains)
+        });
+        Ok(wanted.filter(|(_, domains)| !domains.is_empty()).collect())
+    }
+
+    /// Everything is loaded before the first connection is made.
+    fn pulls(
+        &self,
+        config: &PullerConfig,
+        relays: &[(&RelayConfig, Vec<Domain>)],
+        stop: &CancellationToken,
+    ) -> Result<Vec<Pull>, Failure> {
+        let purpose = if self.dry_run {
+            Purpose::DryRun
+        } else {
+            Purpose::Mail
+        };
+        let one = |(relay, domains): &(&RelayConfig, Vec<Domain>)| {
+            let pull = Pull::new(config, relay, stop.clone())?;
+            Ok(Pull {
+                domains: domains.clone(),
+                purpose,
+                ..pull
+            })
+        };
+        relays.iter().map(one).collect()
+    }
+}
+
+/// All at once: a relay that hangs must not keep the mail of the others.
+async fn pull_all(
+    pulls: Vec<Pull>,
+    stop: &CancellationToken,
+    status: Option<&StatusFiles>,
+) -> Result<Vec<Row>, Failure> {
+    let mut rows: Vec<Option<Row>> = pulls.iter().map(|_| None).collect();
+    let mut tasks = JoinSet::new();
+    for (position, pull) in pulls.into_iter().enumerate() {
+        tasks.spawn(async move {
+            let report = pull.run().await;
+            (position, pull, report)
+        });
+    }
+    let deadline = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_TIMEOUT).await;
+    };
+    tokio::pin!(deadline);
+    loop {
+        let joined = tokio::select! {
+            joined = tasks.join_next() => joined,
+            () = &mut deadline => return Err(Failure::new(ExitCode::TryLater, "stopped in the middle of a message")),
+        };
+        match joined {
+            None => break,
+            Some(Err(error)) => return Err(Failure::failed(format!("a pull failed: {error}"))),
+            Some(Ok((position, pull, report))) => {
+                if let Some(status) = status {
+                    remember(status, &pull.relay.name, &report).await;
+                }
+                rows[position] = Some(row(&pull, report));
+            }
+        }
+    }
+    Ok(rows.into_iter().flatten().collect())
+}
+
+/// The daemon's plans, if there is one, stay as they are.
+async fn remember(files: &StatusFiles, relay: &str, report: &Report) {
+    let before = files.load(relay).await;
+    let next_at = before.next_at;
+    let mut after = before.after(report);
+    after.next_at = next_at;
+    if let Err(error) = files.save(relay, &after).await {
+        warn!(relay, %error, "cannot write the status file");
+    }
+}
+
+fn row(pull: &Pull, report: Report) -> Row {
+    let Report {
+        outcome,
+        tally,
+        began_at,
+        ended_at,
+    } = report;
+    Row {
+        relay: pull.relay.name.clone(),
+        outcome,
+        domains: pull.domains.clone(),
+        messages: tally.messages,
+        octets: tally.octets,
+        deferred: tally.deferred,
+        refused: tally.refused,
+        seconds: ended_at.duration_since(began_at).as_secs_f64(),
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut table = Table::new(&[
+        "relay",
+        "result",
+        ">messages",
+        ">size",
+        ">deferred",
+        ">refused",
+        ">took",
+        "domains",
+    ]);
+    for row in rows {
+        let domains: Vec<_> = row.domains.iter().map(Domain::as_str).collect();
+        table.row([
+            row.relay.clone(),
+            row.outcome.word().to_owned(),
+            row.messages.to_string(),
+            size(row.octets),
+            row.deferred.to_string(),
+            row.refused.to_string(),
+            age(Duration::from_secs_f64(row.seconds.max(0.0))),
+            domains.join(","),
+        ]);
+    }
+    table.to_string()
+}

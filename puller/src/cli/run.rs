@@ -1,0 +1,27 @@
+//! `run`: the daemon.
+
+use atrn_shared::cli::{Common, Failure};
+use clap::Args;
+
+use super::{built, load, stop_on_signals};
+use crate::daemon;
+
+/// Pull from every relay on its schedule, until SIGTERM
+///
+/// Changed files are taken up at once; SIGHUP does the same. A session under way is not disturbed.
+#[derive(Args, Debug)]
+pub(super) struct RunCommand {}
+
+impl RunCommand {
+    pub(super) fn run(&self, common: &Common) -> Result<(), Failure> {
+        let config = load(common)?;
+        let runtime = built(&mut tokio::runtime::Builder::new_multi_thread())?;
+        let outcome = runtime.block_on(async {
+            let stop = stop_on_signals()?;
+            daemon::run(&common.config(), config, stop).await
+        });
+        // A name look-up that hangs must not keep the process.
+        runtime.shutdown_background();
+        outcome
+    }
+}

@@ -1,0 +1,215 @@
+//! The daemon: a task for each relay that pulls when it is time, settings that change under it, and a clean end.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use atrn_shared::cli::{ExitCode, Failure};
+use atrn_shared::config::{ConfigErrors, Watch, WatchedFiles};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::{Mode, PullerConfig};
+use crate::outcome::Severity;
+use crate::schedule;
+use crate::session::Pull;
+use crate::status::{DaemonLock, RelayStatus, StatusFiles};
+
+/// Sessions have so long to end between two messages; then their connections are closed under them.
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+
+struct Daemon {
+    path: PathBuf,
+    config: PullerConfig,
+    status: StatusFiles,
+    relays: BTreeMap<String, Relay>,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+/// A relay's task, seen from outside.
+struct Relay {
+    /// What the next pull goes by. The one under way keeps what it began with.
+    settings: watch::Sender<Pull>,
+    stop: CancellationToken,
+}
+
+/// Pulls from every relay of the configuration until `stop`, and follows its changes.
+///
+/// # Errors
+/// What keeps it from starting.
+pub async fn run(
+    path: &Path,
+    config: PullerConfig,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let status = StatusFiles::open(&config.data_dir)?;
+    let _lock = DaemonLock::take(&config.data_dir)?;
+    config.check_files()?;
+    let watched = WatchedFiles {
+        main: path.to_path_buf(),
+        named: config.named_files(),
+    };
+    let mut watch =
+        Watch::start(watched).map_err(|error| Failure::from_error(ExitCode::Failed, &error))?;
+    let hang_up = watch.trigger();
+    let mut daemon = Daemon {
+        path: path.to_path_buf(),
+        config: config.clone(),
+        status,
+        relays: BTreeMap::new(),
+        tasks: JoinSet::new(),
+        stop: stop.clone(),
+    };
+    daemon.apply(config)?;
+    let mut signals = hang_ups()?;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = watch.changed() => {
+                if daemon.reload() {
+                    let named = daemon.config.named_files();
+                    hang_up.watch(WatchedFiles { main: path.to_path_buf(), named });
+                }
+            }
+            Some(()) = signals.recv() => hang_up.pull(),
+        }
+    }
+    daemon.end().await;
+    Ok(())
+}
+
+fn hang_ups() -> Result<tokio::signal::unix::Signal, Failure> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+        .map_err(|error| Failure::failed(format!("cannot wait for signals: {error}")))
+}
+
+impl Daemon {
+    /// Takes the files as they are now; when they are wrong, nothing changes.
+    fn reload(&mut self) -> bool {
+        let loaded = PullerConfig::load(&self.path).and_then(|loaded| {
+            loaded.config.check_files()?;
+            Ok(loaded)
+        });
+        let outcome = loaded.and_then(|loaded| {
+            loaded
+                .notes
+                .warnings
+                .iter()
+                .for_each(|warning| warn!("{warning}"));
+            for key in self.config.needs_restart(&loaded.config) {
+                warn!("{key} has changed; restart to make it count");
+            }
+            self.apply(loaded.config)
+        });
+        match outcome {
+            Ok(()) => info!("configuration reloaded"),
+            Err(errors) => {
+                for line in errors.to_string().lines() {
+                    error!("configuration not reloaded, the old one stays: {line}");
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Begins, ends and resets tasks, so that there is one for each relay.
+    fn apply(&mut self, config: PullerConfig) -> Result<(), ConfigErrors> {
+        let mut pulls = BTreeMap::new();
+        for relay in &config.relays {
+            let stop = match self.relays.get(&relay.name) {
+                Some(known) => known.stop.clone(),
+                None => self.stop.child_token(),
+            };
+            pulls.insert(relay.name.clone(), Pull::new(&config, relay, stop)?);
+        }
+        self.relays.retain(|name, relay| {
+            let stays = pulls.contains_key(name);
+            if !stays {
+                info!(relay = name, "no longer configured");
+                relay.stop.cancel();
+            }
+            stays
+        });
+        for (name, pull) in pulls {
+            match self.relays.get(&name) {
+                Some(relay) => {
+                    relay.settings.send_replace(pull);
+                }
+                None => self.begin(name, pull),
+            }
+        }
+        self.config = config;
+        Ok(())
+    }
+
+    fn begin(&mut self, name: String, pull: Pull) {
+        if pull.relay.mode == Mode::Instant {
+            info!(relay = name, every = ?pull.relay.every, "this version has no instant mode: polling");
+        }
+        let stop = pull.stop.clone();
+        let (settings, changes) = watch::channel(pull);
+        self.tasks
+            .spawn(pull_for_ever(changes, self.status.clone()));
+        self.relays.insert(name, Relay { settings, stop });
+    }
+
+    /// Every session ends at its next message boundary, or is cut off: no message is ever half handed over.
+    async fn end(mut self) {
+        info!("shutting down");
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
+            warn!("sessions did not end in time and are cut off");
+            self.tasks.shutdown().await;
+        }
+    }
+}
+
+/// One relay: pull, wait, pull again. The first pull is at once, so that a restart is no gap.
+async fn pull_for_ever(mut changes: watch::Receiver<Pull>, files: StatusFiles) {
+    let stop = changes.borrow().stop.clone();
+    while !stop.is_cancelled() {
+        let pull = changes.borrow_and_update().clone();
+        let name = pull.relay.name.clone();
+        let report = pull.run().await;
+        let severity = report.outcome.severity();
+        let mut status = files.load(&name).await.after(&report);
+        let began = tokio::time::Instant::now();
+        loop {
+            let relay = changes.borrow().relay.clone();
+            let wait = schedule::wait(
+                relay.every,
+                relay.jitter,
+                severity,
+                status.failures,
+                fastrand::f64(),
+            );
+            if !stop.is_cancelled() {
+                status.next_at = Timestamp::now()
+                    .checked_add(SignedDuration::try_from(wait).unwrap_or_default())
+                    .ok();
+            }
+            save(&files, &name, &status).await;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep_until(began + wait) => break,
+                // New settings may be the remedy: then there is nothing to wait for.
+                changed = changes.changed() => if changed.is_err() || severity != Severity::Fine { break },
+            }
+        }
+        if stop.is_cancelled() {
+            status.next_at = None;
+            save(&files, &name, &status).await;
+        }
+    }
+}
+
+async fn save(files: &StatusFiles, name: &str, status: &RelayStatus) {
+    if let Err(error) = files.save(name, status).await {
+        warn!(relay = name, %error, "cannot write the status file");
+    }
+}

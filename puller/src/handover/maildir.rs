@@ -1,0 +1,219 @@
+//! The hand-over into a Maildir: one file a message, as D. J. Bernstein's format has it, durable before it is acknowledged.
+//!
+//! Content is stored as it was received, line ends included: a transparent relay changes nothing. Nothing is added
+//! either, so that a delivery agent which reads the folder finds no `Return-Path` (R5321-19).
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use atrn_shared::smtp::reply::Reply;
+use jiff::Timestamp;
+use tracing::error;
+
+use super::connect::ConnectError;
+use super::verdict::{self, Verdict};
+use super::{Group, Verdicts};
+
+/// Octets that are gathered in memory before they are written: small messages cost one visit to the file system.
+const GATHER_OCTETS: usize = 256 * 1024;
+
+/// A folder, and the message that is on its way into it.
+#[derive(Debug)]
+pub struct Maildir {
+    folder: Arc<Folder>,
+    draft: Option<Draft>,
+}
+
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    hostname: String,
+}
+
+/// A message that is not complete. To drop it removes what was written.
+#[derive(Debug, Default)]
+struct Draft {
+    gathered: Vec<u8>,
+    file: Option<Unfinished>,
+    failure: Option<Reply>,
+}
+
+#[derive(Debug)]
+struct Unfinished {
+    file: File,
+    path: PathBuf,
+    is_kept: bool,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            // A file that stays in tmp/ is swept by whoever reads the folder after 36 hours, as the format says.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Maildir {
+    /// Opens the folder, and makes it where it is missing.
+    pub(super) async fn open(path: PathBuf, hostname: &str) -> Result<Self, ConnectError> {
+        let folder = Arc::new(Folder {
+            path: path.clone(),
+            hostname: hostname.to_owned(),
+        });
+        let prepared = Arc::clone(&folder);
+        let outcome = blocking(move || prepared.prepare()).await;
+        outcome.map_err(|source| ConnectError::Directory { path, source })?;
+        Ok(Self {
+            folder,
+            draft: None,
+        })
+    }
+
+    pub(super) fn begin(&mut self, group: &Group) -> Verdicts {
+        if group.mail.is_some() {
+            self.draft = None;
+        }
+        if group.content.is_some() {
+            self.draft = Some(Draft::default());
+        }
+        Verdicts {
+            mail: group.mail.as_ref().map(|_| verdict::sender_ok()),
+            recipients: vec![verdict::recipient_ok(); group.recipients.len()],
+            content: group.content.map(|_| verdict::go_ahead()),
+        }
+    }
+
+    pub(super) async fn body(&mut self, part: &[u8]) {
+        let Some(draft) = &mut self.draft else {
+            return;
+        };
+        if draft.failure.is_some() {
+            return;
+        }
+        draft.gathered.extend_from_slice(part);
+        if draft.gathered.len() < GATHER_OCTETS {
+            return;
+        }
+        let (folder, taken) = (Arc::clone(&self.folder), std::mem::take(draft));
+        let outcome = blocking(move || taken.spill(&folder)).await;
+        self.draft = Some(outcome.unwrap_or_else(|error| Draft {
+            failure: Some(self.folder.refusal(&error)),
+            ..Draft::default()
+        }));
+    }
+
+    pub(super) async fn finish(&mut self) -> Verdict {
+        let Some(mut draft) = self.draft.take() else {
+            return Verdict::ours(verdict::link_lost());
+        };
+        if let Some(reply) = draft.failure.take() {
+            return Verdict::ours(reply);
+        }
+        let folder = Arc::clone(&self.folder);
+        match blocking(move || draft.deliver(&folder)).await {
+            Ok(()) => Verdict::ours(verdict::taken()),
+            Err(error) => Verdict::ours(self.folder.refusal(&error)),
+        }
+    }
+
+    pub(super) fn abandon(&mut self) {
+        self.draft = None;
+    }
+}
+
+impl Folder {
+    fn prepare(&self) -> io::Result<()> {
+        for name in ["tmp", "new", "cur"] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(self.path.join(name))?;
+        }
+        // Whether it can be written shows only when it is.
+        self.create().map(drop)
+    }
+
+    /// A file of a name that no other has: time, process, count, host.
+    fn create(&self) -> io::Result<Unfinished> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let now = Timestamp::now();
+        let name = format!(
+            "{}.M{}P{}Q{}.{}",
+            now.as_second(),
+            now.subsec_microsecond(),
+            std::process::id(),
+            COUNT.fetch_add(1, Relaxed),
+            self.hostname
+        );
+        let path = self.path.join("tmp").join(name);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        Ok(Unfinished {
+            file,
+            path,
+            is_kept: false,
+        })
+    }
+
+    /// Moves a complete file into `new/`: from then on it is a message.
+    fn publish(&self, mut unfinished: Unfinished) -> io::Result<()> {
+        unfinished.file.sync_all()?;
+        let new = self.path.join("new");
+        let name = unfinished.path.file_name().unwrap_or_default();
+        fs::rename(&unfinished.path, new.join(name))?;
+        unfinished.is_kept = true;
+        sync_directory(&new)
+    }
+
+    /// R5321-15: any doubt is a transient refusal.
+    fn refusal(&self, error: &io::Error) -> Reply {
+        error!(path = %self.path.display(), %error, "cannot store a message");
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Reply::new(452, "4.3.1", "No room for the message now")
+            }
+            _ => Reply::new(451, "4.3.0", "The message cannot be stored now"),
+        }
+    }
+}
+
+impl Draft {
+    /// Writes what was gathered.
+    fn spill(mut self, folder: &Folder) -> io::Result<Self> {
+        let mut unfinished = match self.file.take() {
+            Some(unfinished) => unfinished,
+            None => folder.create()?,
+        };
+        unfinished.file.write_all(&self.gathered)?;
+        self.gathered.clear();
+        self.file = Some(unfinished);
+        Ok(self)
+    }
+
+    fn deliver(self, folder: &Folder) -> io::Result<()> {
+        match self.spill(folder)?.file {
+            Some(unfinished) => folder.publish(unfinished),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("the work was interrupted")))
+}

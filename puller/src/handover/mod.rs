@@ -1,0 +1,203 @@
+//! Hands messages on to the corporate mail server, or into a Maildir, and gives its verdicts.
+//!
+//! A hand-over is opened and greeted before ATRN is sent: what cannot be handed on is not asked for. It keeps no
+//! mail, and it never invents a permanent verdict: whatever goes wrong between here and the target is a fault of
+//! the link, which is `451` to the relay (R5321-27).
+
+mod connect;
+mod maildir;
+mod smtp;
+mod verdict;
+
+use std::time::Duration;
+
+use atrn_shared::config::ConfigErrors;
+use atrn_shared::secret::Secret;
+use atrn_shared::smtp::address::{ForwardPath, ReversePath};
+use atrn_shared::smtp::limits::ClientTimeouts;
+use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
+use atrn_shared::smtp::reply::Reply;
+use atrn_shared::smtp::server::Framing;
+use atrn_shared::tls::ClientTls;
+
+use crate::config::{PullerConfig, Target};
+use maildir::Maildir;
+use smtp::Smtp;
+
+pub use connect::ConnectError;
+pub use verdict::Verdict;
+
+/// How to reach the target, with everything loaded that the settings name.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    config: crate::config::HandoverConfig,
+    hostname: String,
+    tls: Option<ClientTls>,
+    password: Option<Secret>,
+    timeouts: ClientTimeouts,
+}
+
+impl Setup {
+    /// Loads the password and whom to trust.
+    ///
+    /// # Errors
+    /// Every problem with the files.
+    pub fn load(config: &PullerConfig) -> Result<Self, ConfigErrors> {
+        let handover = config.handover.clone();
+        let (tls, password) = match (handover.client_tls(), handover.password()) {
+            (Ok(tls), Ok(password)) => (tls, password),
+            (Err(errors), Ok(_)) | (Ok(_), Err(errors)) => return Err(errors),
+            (Err(one), Err(other)) => {
+                let problems = [one.problems(), other.problems()].concat();
+                return Err(ConfigErrors::new(problems));
+            }
+        };
+        Ok(Self {
+            config: handover,
+            hostname: config.hostname.to_string(),
+            tls,
+            password,
+            timeouts: ClientTimeouts {
+                // R5321-45: the relay waits ten minutes, and must hear 451 before it gives up.
+                end_of_data: Duration::from_secs(9 * 60),
+                ..ClientTimeouts::default()
+            },
+        })
+    }
+
+    /// The target as it is configured.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.config.target
+    }
+}
+
+/// What the relay asked since it was last answered: the whole envelope, or as much of it as has come.
+#[derive(Debug, Default)]
+pub struct Group {
+    /// MAIL
+    pub mail: Option<(ReversePath, MailParameters)>,
+    /// RCPT, in order.
+    pub recipients: Vec<(ForwardPath, RcptParameters)>,
+    /// DATA or BDAT.
+    pub content: Option<Framing>,
+}
+
+impl Group {
+    /// Whether nothing was asked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.mail.is_none() && self.recipients.is_empty() && self.content.is_none()
+    }
+
+    /// Forgets it all and keeps the memory.
+    pub fn clear(&mut self) {
+        self.mail = None;
+        self.recipients.clear();
+        self.content = None;
+    }
+}
+
+/// The answers to a [`Group`], fit for the relay: one for each thing that was asked.
+#[derive(Debug, Default)]
+pub struct Verdicts {
+    /// To MAIL.
+    pub mail: Option<Reply>,
+    /// To each RCPT.
+    pub recipients: Vec<Reply>,
+    /// To DATA or BDAT: 354, or the refusal.
+    pub content: Option<Reply>,
+}
+
+impl Verdicts {
+    /// The same answer to all of it.
+    fn all(group: &Group, reply: &Reply) -> Self {
+        Self {
+            mail: group.mail.as_ref().map(|_| reply.clone()),
+            recipients: vec![reply.clone(); group.recipients.len()],
+            content: group.content.map(|_| reply.clone()),
+        }
+    }
+}
+
+/// An open way to the target, with at most one transaction on it.
+///
+/// To drop it inside content aborts the transaction: the target sees the connection end, and never an end of
+/// data (OWN-3).
+#[derive(Debug)]
+pub enum Handover {
+    /// Files on this host.
+    Maildir(Maildir),
+    /// A server that speaks SMTP or LMTP.
+    Smtp(Box<Smtp>),
+}
+
+impl Handover {
+    /// Connects, says hello, and proves who we are, as far as the settings say.
+    ///
+    /// # Errors
+    /// Why no mail can be handed on now.
+    pub async fn open(setup: &Setup) -> Result<Self, ConnectError> {
+        match &setup.config.target {
+            Target::Maildir(path) => {
+                let maildir = Maildir::open(path.clone(), &setup.hostname).await?;
+                Ok(Self::Maildir(maildir))
+            }
+            _ => {
+                let smtp = Smtp::open(setup.clone()).await?;
+                Ok(Self::Smtp(Box::new(smtp)))
+            }
+        }
+    }
+
+    /// Passes on what the relay asked, in one flight where the target takes that.
+    pub async fn begin(&mut self, group: &Group) -> Verdicts {
+        match self {
+            Self::Maildir(maildir) => maildir.begin(group),
+            Self::Smtp(smtp) => smtp.begin(group).await,
+        }
+    }
+
+    /// Passes content on. What goes wrong is said by [`Handover::finish`].
+    pub async fn body(&mut self, part: &[u8]) {
+        match self {
+            Self::Maildir(maildir) => maildir.body(part).await,
+            Self::Smtp(smtp) => smtp.body(part).await,
+        }
+    }
+
+    /// The content is complete: the target's verdict on the message.
+    pub async fn finish(&mut self) -> Verdict {
+        match self {
+            Self::Maildir(maildir) => maildir.finish().await,
+            Self::Smtp(smtp) => smtp.finish().await,
+        }
+    }
+
+    /// The transaction is over without a message.
+    pub async fn abandon(&mut self) {
+        match self {
+            Self::Maildir(maildir) => maildir.abandon(),
+            Self::Smtp(smtp) => smtp.abandon().await,
+        }
+    }
+
+    /// Whether the target has failed so often in a row that it is no use to ask for more mail.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        match self {
+            Self::Maildir(_) => false,
+            Self::Smtp(smtp) => smtp.is_exhausted(),
+        }
+    }
+
+    /// Takes leave of the target.
+    pub async fn quit(self) {
+        if let Self::Smtp(smtp) = self {
+            smtp.quit().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,347 @@
+//! The hand-over to a server: SMTP or LMTP, one connection for a whole session.
+//!
+//! A connection that breaks costs the message under way a `451`; the next message opens another one. A part of an
+//! envelope that met a connection gone stale is tried once more on a new one: no content has flowed, so nothing can
+//! arrive twice.
+
+use std::time::Duration;
+
+use atrn_shared::dialogue::{Dialogue, LinkFault, Part, PartVerdict};
+use atrn_shared::log::peer;
+use atrn_shared::smtp::client::{Dialect, Needs};
+use atrn_shared::smtp::parameter::{BodyType, MailParameters};
+use atrn_shared::smtp::reply::Reply;
+use atrn_shared::smtp::server::Framing;
+use atrn_shared::wire::WireError;
+use tracing::warn;
+
+use super::connect::{ConnectError, connect};
+use super::verdict::{self, Names, Verdict};
+use super::{Group, Setup, Verdicts};
+
+/// Faults of the link in a row after which more mail is no use.
+const FAULTS_MAX: u32 = 3;
+/// For a new connection in mid session, all of it: the relay waits five minutes for the answer to MAIL (R5321-41).
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(120);
+/// Room in SIZE for the trace header that is added on the way.
+const TRACE_OCTETS: u64 = 512;
+
+/// A server, and how far the transaction on its connection has come.
+#[derive(Debug)]
+pub struct Smtp {
+    setup: Setup,
+    names: Names,
+    /// `None` after a fault: the next message opens another one.
+    dialogue: Option<Dialogue>,
+    stage: Stage,
+    faults: u32,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// No transaction.
+    Idle,
+    /// Commands were accepted.
+    Envelope { accepted: usize },
+    /// Content flows.
+    Content { accepted: usize, octets: u64 },
+    /// The rest of the content is dropped; this is the verdict at its end.
+    Refused(Reply),
+}
+
+impl Smtp {
+    pub(super) async fn open(setup: Setup) -> Result<Self, ConnectError> {
+        let (dialogue, names) = connect(&setup).await?;
+        Ok(Self {
+            setup,
+            names,
+            dialogue: Some(dialogue),
+            stage: Stage::Idle,
+            faults: 0,
+        })
+    }
+
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.faults >= FAULTS_MAX
+    }
+
+    pub(super) async fn begin(&mut self, group: &Group) -> Verdicts {
+        if group.mail.is_some() {
+            self.stage = Stage::Idle;
+            if let Err(reply) = self.ready(group).await {
+                return Verdicts::all(group, &reply);
+            }
+        }
+        let is_new = group.mail.is_some();
+        let mut outcome = self.ask(group).await;
+        if let (true, Some(Err(fault))) = (is_new, &outcome)
+            && is_stale(fault)
+        {
+            self.lose(fault);
+            outcome = match self.ready(group).await {
+                Ok(()) => self.ask(group).await,
+                Err(reply) => return Verdicts::all(group, &reply),
+            };
+        }
+        match outcome {
+            Some(Ok(verdict)) => self.judge(group, &verdict),
+            Some(Err(fault)) => {
+                self.lose(&fault);
+                Verdicts::all(group, &verdict::link_lost())
+            }
+            None => Verdicts::all(group, &verdict::link_lost()),
+        }
+    }
+
+    /// A connection, and a target on it that can carry the message.
+    async fn ready(&mut self, group: &Group) -> Result<(), Reply> {
+        if self.dialogue.is_none() {
+            self.reconnect().await?;
+        }
+        let Some(dialogue) = &self.dialogue else {
+            return Err(verdict::unreachable());
+        };
+        dialogue.client().can_carry(&needs(group))
+    }
+
+    async fn reconnect(&mut self) -> Result<(), Reply> {
+        let outcome = tokio::time::timeout(RECONNECT_TIMEOUT, connect(&self.setup)).await;
+        let reason = match outcome {
+            Ok(Ok((dialogue, names))) => {
+                self.dialogue = Some(dialogue);
+                self.names = names;
+                return Ok(());
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it took too long".to_owned(),
+        };
+        self.faults += 1;
+        warn!(target = %self.setup.config.target, reason = %peer(&reason), "cannot reach the hand-over target");
+        Err(verdict::unreachable())
+    }
+
+    /// `None` when there is no connection.
+    async fn ask(&mut self, group: &Group) -> Option<Result<PartVerdict, LinkFault>> {
+        let accepted = match self.stage {
+            Stage::Envelope { accepted } => accepted,
+            _ => 0,
+        };
+        let dialogue = self.dialogue.as_mut()?;
+        let mail = group.mail.as_ref().map(|(path, parameters)| {
+            let parameters = MailParameters {
+                size: parameters
+                    .size
+                    .map(|size| size.saturating_add(TRACE_OCTETS)),
+                ..parameters.clone()
+            };
+            (path, parameters)
+        });
+        let part = Part {
+            mail: mail.as_ref().map(|(path, parameters)| (*path, parameters)),
+            recipients: &group.recipients,
+            data: group.content.is_some(),
+            accepted,
+        };
+        Some(match dialogue.client().dialect() {
+            Dialect::Smtp => dialogue.part(&part).await,
+            Dialect::Lmtp => ask_lmtp(dialogue, part).await,
+        })
+    }
+
+    /// From the target's replies to those for the relay, one for each command.
+    fn judge(&mut self, group: &Group, said: &PartVerdict) -> Verdicts {
+        let before = match self.stage {
+            Stage::Envelope { accepted } => accepted,
+            _ => 0,
+        };
+        let accepted = before + said.accepted();
+        let names = &self.names;
+        let mut recipients: Vec<_> = said
+            .recipients
+            .iter()
+            .map(|said| names.verdict(said, &verdict::recipient_ok()))
+            .collect();
+        // What was not worth asking stands behind a sender that was refused.
+        recipients.resize(group.recipients.len(), bad_sequence());
+        let content = group.content.map(|_| match &said.data {
+            Some(reply) if reply.is_intermediate() => verdict::go_ahead(),
+            Some(reply) => names.verdict(reply, &bad_sequence()),
+            None => Reply::new(554, "5.5.1", "No valid recipients"),
+        });
+        self.stage = match &content {
+            Some(reply) if reply.is_intermediate() => Stage::Content {
+                accepted,
+                octets: 0,
+            },
+            _ => Stage::Envelope { accepted },
+        };
+        let mail = said.mail.as_ref();
+        if mail.is_some_and(|mail| !mail.is_positive()) {
+            self.stage = Stage::Idle;
+        }
+        Verdicts {
+            mail: mail.map(|said| names.verdict(said, &verdict::sender_ok())),
+            recipients,
+            content,
+        }
+    }
+
+    pub(super) async fn body(&mut self, part: &[u8]) {
+        let (Stage::Content { octets, .. }, Some(dialogue)) = (&mut self.stage, &mut self.dialogue)
+        else {
+            return;
+        };
+        *octets += part.len() as u64;
+        let offered = dialogue.client().extensions();
+        let found = Needs {
+            octets: *octets,
+            eight_bit: !offered.eight_bit_mime && !part.is_ascii(),
+            smtputf8: false,
+        };
+        if let Err(reply) = dialogue.client().can_carry(&found) {
+            // What has flowed already must not become a message: no end of data, no connection.
+            self.dialogue = None;
+            self.stage = Stage::Refused(reply);
+        } else if let Err(fault) = dialogue.content(part).await {
+            self.lose(&fault);
+            self.stage = Stage::Refused(verdict::link_lost());
+        }
+    }
+
+    pub(super) async fn finish(&mut self) -> Verdict {
+        let stage = std::mem::replace(&mut self.stage, Stage::Idle);
+        let (Stage::Content { accepted, .. }, Some(dialogue)) = (&stage, &mut self.dialogue) else {
+            let reply = match stage {
+                Stage::Refused(reply) => reply,
+                _ => verdict::link_lost(),
+            };
+            return Verdict::ours(reply);
+        };
+        let said = match dialogue.end_of_data(*accepted).await {
+            Ok(replies) => replies.into_iter().next(),
+            Err(fault) => {
+                self.lose(&fault);
+                None
+            }
+        };
+        match said {
+            Some(said) => {
+                self.faults = 0;
+                let reply = self.names.verdict(&said, &verdict::taken());
+                Verdict { reply, said }
+            }
+            None => Verdict::ours(verdict::link_lost()),
+        }
+    }
+
+    pub(super) async fn abandon(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Idle | Stage::Refused(_) => {}
+            Stage::Content { .. } => self.dialogue = None,
+            Stage::Envelope { .. } => {
+                if let Some(dialogue) = &mut self.dialogue
+                    && let Err(fault) = dialogue.reset().await
+                {
+                    self.lose(&fault);
+                }
+            }
+        }
+    }
+
+    pub(super) async fn quit(self) {
+        if let (Some(dialogue), false) =
+            (self.dialogue, matches!(self.stage, Stage::Content { .. }))
+        {
+            dialogue.quit().await;
+        }
+    }
+
+    /// The connection is of no more use.
+    fn lose(&mut self, fault: &LinkFault) {
+        self.dialogue = None;
+        self.stage = Stage::Idle;
+        self.faults += 1;
+        let reason = fault.to_string();
+        warn!(target = %self.setup.config.target, reason = %peer(&reason), "lost the hand-over target");
+    }
+}
+
+/// R2033-1: LMTP answers for each recipient after the content, and the relay hears one reply only. So there is one
+/// recipient to a transaction, the first that the target takes.
+async fn ask_lmtp(dialogue: &mut Dialogue, whole: Part<'_>) -> Result<PartVerdict, LinkFault> {
+    let mut verdict = PartVerdict::default();
+    let mut mail = whole.mail;
+    let mut accepted = whole.accepted;
+    let count = whole.recipients.len();
+    for (position, recipient) in whole.recipients.iter().enumerate() {
+        if accepted > 0 {
+            verdict.recipients.push(Reply::new(
+                452,
+                "4.5.3",
+                "One recipient at a time; send the others in another transaction",
+            ));
+            continue;
+        }
+        let part = Part {
+            mail: mail.take(),
+            recipients: std::slice::from_ref(recipient),
+            data: whole.data && position + 1 == count,
+            accepted,
+        };
+        let mut said = dialogue.part(&part).await?;
+        accepted += said.accepted();
+        verdict.recipients.append(&mut said.recipients);
+        verdict.mail = verdict.mail.or(said.mail);
+        verdict.data = said.data;
+        if verdict
+            .mail
+            .as_ref()
+            .is_some_and(|mail| !mail.is_positive())
+        {
+            return Ok(verdict);
+        }
+    }
+    let rest_is_due = mail.is_some() || (whole.data && verdict.data.is_none() && accepted > 0);
+    if rest_is_due {
+        let part = Part {
+            mail,
+            recipients: &[],
+            data: whole.data,
+            accepted,
+        };
+        let said = dialogue.part(&part).await?;
+        verdict.mail = verdict.mail.or(said.mail);
+        verdict.data = said.data;
+    }
+    Ok(verdict)
+}
+
+/// What is known of the message before its content comes (R1870-3, R6152-2, R6531-2).
+fn needs(group: &Group) -> Needs {
+    let mut needs = Needs::default();
+    if let Some((path, parameters)) = &group.mail {
+        needs.octets = parameters.size.unwrap_or(0);
+        needs.eight_bit = parameters.body == Some(BodyType::EightBitMime);
+        needs.smtputf8 = parameters.smtputf8 || !path.is_ascii();
+    }
+    if let Some(Framing::Bdat {
+        octets: Some(octets),
+    }) = group.content
+    {
+        needs.octets = octets;
+    }
+    needs
+}
+
+/// Whether the connection was gone before we spoke, rather than the target slow or out of its mind.
+fn is_stale(fault: &LinkFault) -> bool {
+    match fault {
+        LinkFault::Unavailable(_) => true,
+        LinkFault::Wire(error) => !matches!(error, WireError::TimedOut),
+        LinkFault::Protocol(_) => false,
+    }
+}
+
+fn bad_sequence() -> Reply {
+    Reply::new(503, "5.5.1", "The sender was refused")
+}

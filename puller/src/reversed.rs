@@ -1,0 +1,515 @@
+//! The reversed session: the relay sends, we receive, in lock-step with the hand-over (R5321-28).
+//!
+//! The relay may be hostile. What it sends is parsed, held to the limits, and written anew for the target; only the
+//! domains that we asked for are taken (the REV rules). What the relay pipelines is collected and passed on as one
+//! flight; its answers are the target's verdicts, in the order of its commands.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atrn_shared::log::peer;
+use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
+use atrn_shared::smtp::extension::Extensions;
+use atrn_shared::smtp::pace;
+use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
+use atrn_shared::smtp::reply::Reply;
+use atrn_shared::smtp::server::{Config, Event, Framing, Hello, HelloKind, Server, Summary, Tls};
+use atrn_shared::smtp::trace::Trace;
+use atrn_shared::wire::{Wire, WireError};
+use jiff::Zoned;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Limits;
+use crate::handover::{Group, Handover, Verdict, Verdicts};
+
+/// Silence within content (R5321-47).
+const DATA_TIMEOUT: Duration = Duration::from_secs(3 * 60);
+/// What goes out when a session ends has this long.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A session that goes on and on is begun anew some time, between two messages.
+const SESSION_TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What holds for a reversed session.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Name in greeting, EHLO reply and `Received`.
+    pub hostname: String,
+    /// How the logs call the relay.
+    pub relay: String,
+    /// How the logs call the session.
+    pub session: String,
+    /// What ATRN asked for: mail is taken for these domains only.
+    pub domains: Vec<Domain>,
+    /// What the relay may do to us.
+    pub limits: Limits,
+    /// Ends the session at the next message boundary.
+    pub stop: CancellationToken,
+}
+
+/// What came of a session.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Tally {
+    /// Messages that the target took.
+    pub messages: u64,
+    /// Octets of their content as it came from the relay.
+    pub octets: u64,
+    /// Messages that the target, or we, refused for now.
+    pub deferred: u64,
+    /// Messages that the target, or we, refused for good.
+    pub refused: u64,
+}
+
+/// How a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// The relay broke our limits or the protocol, and heard this.
+    #[error("closed by us: {0}")]
+    Closed(String),
+    /// The connection ended without QUIT.
+    #[error("lost: {0}")]
+    Lost(#[from] WireError),
+    /// QUIT: the good end.
+    #[error("quit")]
+    Quit,
+    /// We are shutting down.
+    #[error("stopped")]
+    Stopped,
+    /// The hand-over target is gone.
+    #[error("the hand-over target failed")]
+    TargetLost,
+}
+
+/// Serves the relay until one of us ends it.
+pub async fn serve(wire: Wire, handover: Handover, terms: &Terms) -> (Tally, End) {
+    let mut session = Session::new(wire, handover, terms);
+    let end = session.run().await;
+    let Session {
+        wire,
+        handover,
+        server,
+        tally,
+        ..
+    } = session;
+    // Inside a transaction the target must see the connection end, and nothing else (OWN-2, OWN-3).
+    if !server.in_transaction() {
+        handover.quit().await;
+    }
+    if !matches!(end, End::Lost(_)) {
+        wire.close(FAREWELL_TIMEOUT).await;
+    }
+    (tally, end)
+}
+
+struct Session<'t> {
+    terms: &'t Terms,
+    server: Server,
+    wire: Wire,
+    handover: Handover,
+    started: Instant,
+    /// What was asked and not yet passed on.
+    group: Group,
+    /// Everything that waits for an answer, in order.
+    asked: Vec<Asked>,
+    message: Message,
+    /// Messages so far, whatever became of them: part of their ids.
+    count: u64,
+    tally: Tally,
+    /// Why we closed, if we did.
+    closing: Option<End>,
+}
+
+/// A question of the machine that waits for its answer.
+enum Asked {
+    Mail,
+    /// With the refusal, when it is ours and the target is not asked.
+    Recipient(Option<Reply>),
+    Content,
+}
+
+/// The transaction under way, for the trace header and the log.
+struct Message {
+    began: Instant,
+    reverse_path: ReversePath,
+    smtputf8: bool,
+    recipients: Vec<ForwardPath>,
+    content: Option<Content>,
+}
+
+/// Content on its way.
+#[derive(Default)]
+struct Content {
+    octets: u64,
+    /// How long we waited for the relay: the time that the target takes is not held against it.
+    waited: Duration,
+}
+
+impl<'t> Session<'t> {
+    fn new(wire: Wire, handover: Handover, terms: &'t Terms) -> Self {
+        let tls = if wire.is_tls() {
+            Tls::Active
+        } else {
+            Tls::Unavailable
+        };
+        Self {
+            server: Server::new(Arc::new(machine(terms)), tls),
+            terms,
+            wire,
+            handover,
+            started: Instant::now(),
+            group: Group::default(),
+            asked: Vec::new(),
+            message: Message::new(),
+            count: 0,
+            tally: Tally::default(),
+            closing: None,
+        }
+    }
+
+    async fn run(&mut self) -> End {
+        loop {
+            match self.server.next(&mut self.wire.input) {
+                Event::NeedInput if self.asked.is_empty() => {
+                    if let Err(error) = self.listen().await {
+                        return self.give_up(error).await;
+                    }
+                }
+                Event::NeedInput => self.pass_on().await,
+                Event::Mail(path, parameters) => self.mail(path, parameters),
+                Event::Recipient(path, parameters) => self.recipient(path, parameters),
+                Event::Content(framing) => {
+                    self.content(framing);
+                    self.pass_on().await;
+                }
+                Event::Body(part) => {
+                    if let Some(content) = &mut self.message.content {
+                        content.octets += part.len() as u64;
+                    }
+                    self.handover.body(part).await;
+                }
+                Event::EndOfMessage(summary) => self.end_of_message(summary).await,
+                Event::Abandoned(refusal) => self.abandoned(refusal).await,
+                Event::StartTls | Event::Closed => return self.closed().await,
+            }
+        }
+    }
+
+    /// Sends what is due and waits for more, but not for ever.
+    async fn listen(&mut self) -> Result<(), WireError> {
+        let limits = &self.terms.limits;
+        self.wire
+            .write(&mut self.server.output, limits.reply_timeout)
+            .await?;
+        let wait = match &self.message.content {
+            None => limits.reply_timeout,
+            Some(content) => {
+                let silence = limits.reply_timeout.min(DATA_TIMEOUT);
+                pace::next_wait(content.waited, content.octets, silence)
+                    .ok_or(WireError::TimedOut)?
+            }
+        };
+        if self.server.in_transaction() {
+            let began = Instant::now();
+            self.wire.read(wait).await?;
+            if let Some(content) = &mut self.message.content {
+                content.waited += began.elapsed();
+            }
+            return Ok(());
+        }
+        if self.started.elapsed() > SESSION_TIME_MAX {
+            self.close(
+                Reply::new(421, "4.3.2", "This session has lasted long enough"),
+                End::Quit,
+            );
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            outcome = self.wire.read(wait) => outcome,
+            () = self.terms.stop.cancelled() => {
+                self.stop();
+                Ok(())
+            }
+        }
+    }
+
+    fn mail(&mut self, path: ReversePath, parameters: MailParameters) {
+        self.message = Message::new();
+        self.message.smtputf8 = parameters.smtputf8;
+        self.group.mail = Some((path, parameters));
+        self.asked.push(Asked::Mail);
+    }
+
+    fn recipient(&mut self, path: ForwardPath, parameters: RcptParameters) {
+        let refusal = self.refusal(&path);
+        if refusal.is_none() {
+            self.group.recipients.push((path, parameters));
+        }
+        self.asked.push(Asked::Recipient(refusal));
+    }
+
+    /// The REV rule: nothing but what we asked for, and the postmaster, whom every server must have (R5321-9).
+    fn refusal(&self, path: &ForwardPath) -> Option<Reply> {
+        let asked = match path {
+            ForwardPath::Postmaster => true,
+            ForwardPath::Mailbox(_) => path
+                .domain()
+                .is_some_and(|domain| self.terms.domains.contains(domain)),
+        };
+        (!asked).then(|| Reply::new(550, "5.7.1", "Mail for this domain was not asked for"))
+    }
+
+    fn content(&mut self, framing: Framing) {
+        // With nobody to take it, the machine itself refuses the content.
+        if !(self.message.recipients.is_empty() && self.group.recipients.is_empty()) {
+            self.group.content = Some(framing);
+        }
+        self.asked.push(Asked::Content);
+    }
+
+    /// Asks the target everything that the relay asked, and answers it in the relay's order.
+    async fn pass_on(&mut self) {
+        if self.terms.stop.is_cancelled() && self.group.mail.is_some() {
+            self.asked.clear();
+            self.group.clear();
+            return self.stop();
+        }
+        let verdicts = if self.group.is_empty() {
+            Verdicts::default()
+        } else {
+            self.handover.begin(&self.group).await
+        };
+        let wants_content = verdicts
+            .content
+            .as_ref()
+            .is_some_and(Reply::is_intermediate);
+        self.answer(verdicts);
+        if wants_content {
+            self.message.content = Some(Content::default());
+            let header = self.trace();
+            self.handover.body(header.as_bytes()).await;
+        } else if self.handover.is_exhausted() {
+            self.target_lost();
+        }
+    }
+
+    fn answer(&mut self, verdicts: Verdicts) {
+        let Verdicts {
+            mail,
+            recipients,
+            content,
+        } = verdicts;
+        if let Some((path, _)) = self.group.mail.take() {
+            self.message.reverse_path = path;
+        }
+        let passed_on = self.group.recipients.drain(..).map(|(path, _)| path);
+        let mut passed_on = passed_on.zip(recipients);
+        for asked in self.asked.drain(..) {
+            let reply = match asked {
+                Asked::Mail => mail.clone(),
+                Asked::Recipient(Some(refusal)) => {
+                    self.server.answer(refusal);
+                    self.server.count_error();
+                    continue;
+                }
+                Asked::Recipient(None) => passed_on.next().map(|(path, reply)| {
+                    if reply.is_positive() {
+                        self.message.recipients.push(path);
+                    }
+                    reply
+                }),
+                // 354 to content for nobody: the machine turns it into its refusal.
+                Asked::Content => content
+                    .clone()
+                    .or_else(|| Some(Reply::bare(354, "Go ahead"))),
+            };
+            self.server
+                .answer(reply.unwrap_or_else(|| Reply::new(451, "4.3.0", "Try again later")));
+        }
+        drop(passed_on);
+        self.group.clear();
+    }
+
+    /// R5321-17: our own trace header on top, and no other change.
+    fn trace(&mut self) -> String {
+        self.count += 1;
+        let nameless = Hello {
+            kind: HelloKind::Ehlo,
+            name: "unknown".to_owned(),
+        };
+        let id = format_args!("{}-{}", self.terms.session, self.count).to_string();
+        let only_recipient = match self.message.recipients.as_slice() {
+            [only] => Some(only),
+            _ => None,
+        };
+        let trace = Trace {
+            hello: self.server.hello().unwrap_or(&nameless),
+            address: self.wire.peer_address().map(|address| address.ip()),
+            hostname: &self.terms.hostname,
+            is_tls: self.wire.is_tls(),
+            smtputf8: self.message.smtputf8,
+            id: &id,
+            only_recipient,
+            now: &Zoned::now(),
+        };
+        trace.header()
+    }
+
+    async fn end_of_message(&mut self, summary: Summary) {
+        let verdict = self.handover.finish().await;
+        self.log(&verdict, summary.octets);
+        match verdict.reply.code() / 100 {
+            2 => {
+                self.tally.messages += 1;
+                self.tally.octets += summary.octets;
+            }
+            4 => self.tally.deferred += 1,
+            _ => self.tally.refused += 1,
+        }
+        self.message.content = None;
+        self.server.answer(verdict.reply);
+        if self.handover.is_exhausted() {
+            self.target_lost();
+        }
+    }
+
+    fn log(&self, verdict: &Verdict, octets: u64) {
+        let Message {
+            began,
+            reverse_path,
+            recipients,
+            ..
+        } = &self.message;
+        let said = verdict.said.to_string();
+        let (relay, session, delay) = (&self.terms.relay, &self.terms.session, began.elapsed());
+        if verdict.reply.is_positive() {
+            info!(%relay, %session, id = self.count, reverse_path = %peer(&reverse_path.to_string()), forward_path = %Paths(recipients),
+                size = octets, ?delay, reply = %peer(&said), "handed over");
+        } else {
+            warn!(%relay, %session, id = self.count, reverse_path = %peer(&reverse_path.to_string()), forward_path = %Paths(recipients),
+                size = octets, ?delay, reply = %peer(&said), "refused");
+        }
+    }
+
+    async fn abandoned(&mut self, refusal: Option<Reply>) {
+        if !self.asked.is_empty() {
+            self.pass_on().await;
+        }
+        if let (Some(reply), Some(_)) = (refusal, &self.message.content) {
+            self.tally.refused += 1;
+            self.log(
+                &Verdict {
+                    said: reply.clone(),
+                    reply,
+                },
+                0,
+            );
+        }
+        self.message.content = None;
+        self.handover.abandon().await;
+    }
+
+    fn stop(&mut self) {
+        self.close(Reply::new(421, "4.3.2", "Shutting down"), End::Stopped);
+    }
+
+    fn target_lost(&mut self) {
+        self.close(
+            Reply::new(421, "4.4.1", "The mail server inside cannot be reached"),
+            End::TargetLost,
+        );
+    }
+
+    fn close(&mut self, reply: Reply, end: End) {
+        self.server.close(reply);
+        self.closing = Some(end);
+    }
+
+    /// The machine has said its last word.
+    async fn closed(&mut self) -> End {
+        let last = last_line(&self.server.output);
+        // The relay may be gone already: after QUIT that is its right.
+        let _ = self
+            .wire
+            .write(&mut self.server.output, FAREWELL_TIMEOUT)
+            .await;
+        match self.closing.take() {
+            Some(end) => end,
+            None if last.starts_with("221") => End::Quit,
+            None => End::Closed(last),
+        }
+    }
+
+    /// The connection failed; a relay that is merely silent is told.
+    async fn give_up(&mut self, error: WireError) -> End {
+        if matches!(error, WireError::TimedOut) {
+            self.server
+                .close(Reply::new(421, "4.4.2", "Nothing came in time"));
+            let _ = self
+                .wire
+                .write(&mut self.server.output, FAREWELL_TIMEOUT)
+                .await;
+        }
+        End::Lost(error)
+    }
+}
+
+impl Message {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            reverse_path: ReversePath::Null,
+            smtputf8: false,
+            recipients: Vec::new(),
+            content: None,
+        }
+    }
+}
+
+/// All that a relay is offered does not depend on the target: what the target cannot take is refused message by
+/// message, and its keywords stay inside.
+fn machine(terms: &Terms) -> Config {
+    let extensions = Extensions {
+        chunking: true,
+        dsn: true,
+        eight_bit_mime: true,
+        enhanced_status_codes: true,
+        pipelining: true,
+        size: Some(terms.limits.max_message_size),
+        smtputf8: true,
+        ..Extensions::default()
+    };
+    let config = Config::new(&terms.hostname, extensions);
+    Config {
+        recipients_max: terms.limits.max_recipients,
+        ..config
+    }
+}
+
+fn last_line(output: &[u8]) -> String {
+    String::from_utf8_lossy(output)
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// Recipients in one log field.
+struct Paths<'p>(&'p [ForwardPath]);
+
+impl std::fmt::Display for Paths<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = self.0.iter().take(PATHS_SHOWN);
+        for (position, path) in shown.enumerate() {
+            let separator = if position == 0 { "" } else { "," };
+            write!(f, "{separator}{}", peer(&path.to_string()))?;
+        }
+        match self.0.len().saturating_sub(PATHS_SHOWN) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// Recipients that a log line names.
+const PATHS_SHOWN: usize = 10;

@@ -1,0 +1,268 @@
+//! What `status` shows: a small file for each relay in the data directory, written by whoever pulled last.
+//!
+//! Nothing depends on it. It is written beside its place and renamed, so that a reader never sees half of it.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use atrn_shared::cli::{ExitCode, Failure};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::{Outcome, Severity};
+use crate::session::Report;
+
+/// A relay as its last pulls left it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct RelayStatus {
+    /// The last pull.
+    pub last: Option<LastPull>,
+    /// When mail last came.
+    pub last_mail_at: Option<Timestamp>,
+    /// When the daemon pulls next; absent without a daemon.
+    pub next_at: Option<Timestamp>,
+    /// Pulls in a row that failed.
+    pub failures: u32,
+    /// What somebody must look at.
+    pub alarm: Option<String>,
+}
+
+/// One pull.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct LastPull {
+    /// When it began.
+    pub at: Timestamp,
+    /// How long it took.
+    pub seconds: f64,
+    /// How it ended.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// Messages handed over.
+    pub messages: u64,
+    /// Octets of their content.
+    pub octets: u64,
+    /// Messages refused for now.
+    pub deferred: u64,
+    /// Messages refused for good.
+    pub refused: u64,
+}
+
+impl RelayStatus {
+    /// The status after one more pull.
+    #[must_use]
+    pub fn after(self, report: &Report) -> Self {
+        let severity = report.outcome.severity();
+        let is_fine = severity == Severity::Fine;
+        let brought_mail = report.tally.messages > 0;
+        Self {
+            last_mail_at: if brought_mail {
+                Some(report.ended_at)
+            } else {
+                self.last_mail_at
+            },
+            next_at: None,
+            failures: if is_fine {
+                0
+            } else {
+                self.failures.saturating_add(1)
+            },
+            alarm: (severity == Severity::Alarm).then(|| report.outcome.to_string()),
+            last: Some(LastPull {
+                at: report.began_at,
+                seconds: report
+                    .ended_at
+                    .duration_since(report.began_at)
+                    .as_secs_f64(),
+                outcome: report.outcome.clone(),
+                messages: report.tally.messages,
+                octets: report.tally.octets,
+                deferred: report.tally.deferred,
+                refused: report.tally.refused,
+            }),
+        }
+    }
+}
+
+/// The files.
+#[derive(Clone, Debug)]
+pub struct StatusFiles {
+    folder: PathBuf,
+}
+
+impl StatusFiles {
+    /// Makes the data directory where it is missing, and sees whether it can be written.
+    ///
+    /// # Errors
+    /// One line on what is wrong with the directory.
+    pub fn open(data_dir: &Path) -> Result<Self, Failure> {
+        let files = Self::look(data_dir);
+        let probe = files.folder.join(".probe");
+        let outcome = fs::create_dir_all(&files.folder)
+            .and_then(|()| File::create(&probe))
+            .and_then(|_| fs::remove_file(&probe));
+        outcome.map_err(|error| {
+            let text = format!(
+                "data_dir {} cannot be written: {error}; make it for the user that runs atrn-puller",
+                data_dir.display()
+            );
+            Failure::new(ExitCode::Config, text)
+        })?;
+        Ok(files)
+    }
+
+    /// For reading only.
+    #[must_use]
+    pub fn look(data_dir: &Path) -> Self {
+        Self {
+            folder: data_dir.join("status"),
+        }
+    }
+
+    /// What is known of a relay. A file that cannot be read tells nothing.
+    #[must_use]
+    pub fn read(&self, relay: &str) -> RelayStatus {
+        let text = fs::read(self.file(relay)).ok();
+        text.and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default()
+    }
+
+    /// Replaces it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write(&self, relay: &str, status: &RelayStatus) -> io::Result<()> {
+        let beside = self.folder.join(format!(".{relay}.{}", std::process::id()));
+        fs::write(&beside, serde_json::to_vec_pretty(status)?)?;
+        fs::rename(&beside, self.file(relay))
+    }
+
+    /// [`Self::read`] off the runtime.
+    pub(crate) async fn load(&self, relay: &str) -> RelayStatus {
+        let (files, relay) = (self.clone(), relay.to_owned());
+        tokio::task::spawn_blocking(move || files.read(&relay))
+            .await
+            .unwrap_or_default()
+    }
+
+    /// [`Self::write`] off the runtime.
+    pub(crate) async fn save(&self, relay: &str, status: &RelayStatus) -> io::Result<()> {
+        let (files, relay, status) = (self.clone(), relay.to_owned(), status.clone());
+        let written = tokio::task::spawn_blocking(move || files.write(&relay, &status)).await;
+        written.unwrap_or_else(|_| Err(io::Error::other("the work was interrupted")))
+    }
+
+    /// Relay names are letters, digits, dots and dashes: they are safe in a path.
+    fn file(&self, relay: &str) -> PathBuf {
+        self.folder.join(format!("{relay}.json"))
+    }
+}
+
+/// Says that a daemon runs on this data directory, for as long as the value lives.
+#[derive(Debug)]
+pub struct DaemonLock(#[expect(dead_code, reason = "the lock is held by the open file")] File);
+
+impl DaemonLock {
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// When another daemon has it.
+    pub fn take(data_dir: &Path) -> Result<Self, Failure> {
+        let path = data_dir.join("daemon.lock");
+        let failed = |error: io::Error| {
+            Failure::new(ExitCode::Config, format!("{}: {error}", path.display()))
+        };
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(Failure::failed(format!(
+                "another atrn-puller runs on {}",
+                data_dir.display()
+            ))),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Whether somebody holds it.
+    #[must_use]
+    pub fn is_held(data_dir: &Path) -> bool {
+        let file = File::open(data_dir.join("daemon.lock"));
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reversed::Tally;
+
+    fn report(outcome: Outcome, messages: u64) -> Report {
+        let began_at = Timestamp::from_second(1_000_000).unwrap();
+        let ended_at = Timestamp::from_second(1_000_002).unwrap();
+        Report {
+            outcome,
+            tally: Tally {
+                messages,
+                ..Tally::default()
+            },
+            began_at,
+            ended_at,
+        }
+    }
+
+    #[test]
+    fn failures_are_counted_until_it_is_fine_again() {
+        let late = || report(Outcome::Later("451".into()), 0);
+        let status = RelayStatus::default().after(&late()).after(&late());
+        assert_eq!(
+            (status.failures, status.alarm.clone(), status.last_mail_at),
+            (2, None, None)
+        );
+        let status = status.after(&report(Outcome::Refused("535".into()), 0));
+        assert_eq!((status.failures, status.alarm.as_deref()), (3, Some("535")));
+        let status = status.after(&report(Outcome::Pulled, 7));
+        assert_eq!((status.failures, status.alarm.clone()), (0, None));
+        let mail_at = status.last_mail_at;
+        let status = status.after(&report(Outcome::NoMail, 0));
+        assert_eq!((status.last_mail_at, mail_at.is_some()), (mail_at, true));
+    }
+
+    #[test]
+    fn what_was_written_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = StatusFiles::open(folder.path()).unwrap();
+        assert!(files.read("mx1").last.is_none());
+        for outcome in [Outcome::NoMail, Outcome::Broken("why".into())] {
+            let status = RelayStatus::default().after(&report(outcome.clone(), 1));
+            files.write("mx1", &status).unwrap();
+            assert_eq!(files.read("mx1").last.unwrap().outcome, outcome);
+        }
+    }
+
+    #[test]
+    fn one_daemon_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!DaemonLock::is_held(folder.path()));
+        let lock = DaemonLock::take(folder.path()).unwrap();
+        assert!(DaemonLock::is_held(folder.path()));
+        assert!(DaemonLock::take(folder.path()).is_err());
+        drop(lock);
+        assert!(!DaemonLock::is_held(folder.path()));
+    }
+
+    #[test]
+    fn a_data_directory_that_is_a_file_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let failure = StatusFiles::open(file.path()).unwrap_err();
+        assert_eq!(failure.code, ExitCode::Config);
+        assert!(
+            failure.text.contains("cannot be written"),
+            "{}",
+            failure.text
+        );
+    }
+}
