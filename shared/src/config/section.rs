@@ -405,7 +405,7 @@ impl<'d> Section<'d> {
 }
 
 /// A table is read for good when its reader lets go of it: what nobody asked for by then is unknown.
-/// The root is looked at by [`read`] itself, which needs the outcome.
+/// The root is looked at by `read` itself, which needs the outcome.
 impl Drop for Section<'_> {
     fn drop(&mut self) {
         if !self.key_prefix.is_empty() {
