@@ -22,4 +22,5 @@ pub mod process;
 pub mod sender;
 pub mod software;
 pub mod stream;
+pub mod transcript;
 pub mod world;

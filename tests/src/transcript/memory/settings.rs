@@ -1,0 +1,137 @@
+//! What the directives mean to machines that have neither files nor programs around them.
+
+use std::sync::Arc;
+
+use atrn_shared::odmr::{customer, provider};
+use atrn_shared::sasl::{ClientCredentials, ClientSettings, Mechanism};
+use atrn_shared::smtp::address::Domain;
+use atrn_shared::smtp::extension::Extensions;
+use atrn_shared::smtp::server;
+
+use super::super::parse::Directive;
+use super::super::play::messages;
+use super::super::{Against, Transcript};
+use crate::inside::Step;
+use crate::message::Message;
+use crate::world::{DOMAIN, PULLER_NAME, RELAY_NAME, Tls};
+
+/// The secret of the account in memory.
+pub(super) const SECRET: &str = "correct horse battery staple";
+
+/// The directives, understood.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) tls: Tls,
+    /// The account's domains.
+    pub(super) domains: Vec<String>,
+    pub(super) messages: Vec<Message>,
+    /// The corporate server's verdicts: step, text in the argument, reply.
+    pub(super) verdicts: Vec<(Step, String, String)>,
+    recipients_max: usize,
+    errors_max: u32,
+    message_octets_max: u64,
+}
+
+impl Settings {
+    /// Nothing when a directive is about the programs themselves.
+    pub(super) fn of(transcript: &Transcript) -> Option<Self> {
+        let mut settings = Self {
+            tls: Tls::Implicit,
+            domains: vec![DOMAIN.to_owned()],
+            messages: messages(transcript),
+            verdicts: Vec::new(),
+            recipients_max: 100,
+            errors_max: 20,
+            message_octets_max: 50_000_000,
+        };
+        for directive in &transcript.directives {
+            match directive {
+                Directive::Ask(domains) if domains.is_empty() => settings.domains.clear(),
+                Directive::Ask(domains) => {
+                    settings.domains.clone_from(domains);
+                }
+                Directive::Inside(step, text, reply) => {
+                    settings.verdicts.push((*step, text.clone(), reply.clone()));
+                }
+                Directive::Set(Against::Relay, path, value) => match path.as_str() {
+                    "smtp.max_recipients" => {
+                        settings.recipients_max = usize::try_from(value.as_integer()?).ok()?;
+                    }
+                    "smtp.max_errors" => {
+                        settings.errors_max = u32::try_from(value.as_integer()?).ok()?;
+                    }
+                    "smtp.max_message_size" => {
+                        let kilobytes = value.as_str()?.strip_suffix("KB")?;
+                        settings.message_octets_max = kilobytes.parse::<u64>().ok()? * 1000;
+                    }
+                    _ => return None,
+                },
+                Directive::Set(Against::Puller, ..) => return None,
+                Directive::Tls(tls) => settings.tls = *tls,
+                _ => {}
+            }
+        }
+        Some(settings)
+    }
+
+    pub(super) fn provider(&self) -> Arc<provider::Config> {
+        Arc::new(provider::Config {
+            hostname: RELAY_NAME.to_owned(),
+            tls: match self.tls {
+                Tls::Implicit => provider::TlsMode::Implicit,
+                Tls::Off => provider::TlsMode::Off,
+                Tls::Optional => provider::TlsMode::Optional,
+                Tls::StartTls => provider::TlsMode::StartTls,
+            },
+            has_certificate: true,
+            mechanisms: Mechanism::ALL.to_vec(),
+            errors_max: 20,
+        })
+    }
+
+    pub(super) fn customer(&self) -> Arc<customer::Config> {
+        let credentials = ClientCredentials {
+            user: crate::world::ACCOUNT.to_owned(),
+            secret: Some(SECRET.into()),
+            certificate: false,
+        };
+        Arc::new(customer::Config {
+            hostname: PULLER_NAME.to_owned(),
+            tls: match self.tls {
+                Tls::Implicit => customer::TlsMode::Implicit,
+                Tls::StartTls => customer::TlsMode::StartTls,
+                Tls::Off | Tls::Optional => customer::TlsMode::Off,
+            },
+            credentials: ClientSettings {
+                credentials,
+                weakest: Mechanism::Plain,
+            },
+            domains: self.parsed_domains(),
+        })
+    }
+
+    pub(super) fn server(&self, hostname: &str) -> Arc<server::Config> {
+        let extensions = Extensions {
+            chunking: true,
+            dsn: true,
+            eight_bit_mime: true,
+            enhanced_status_codes: true,
+            pipelining: true,
+            size: Some(self.message_octets_max),
+            smtputf8: true,
+            ..Extensions::default()
+        };
+        Arc::new(server::Config {
+            recipients_max: self.recipients_max,
+            errors_max: self.errors_max,
+            ..server::Config::new(hostname, extensions)
+        })
+    }
+
+    fn parsed_domains(&self) -> Vec<Domain> {
+        self.domains
+            .iter()
+            .map(|name| Domain::parse(name).expect("a domain"))
+            .collect()
+    }
+}
