@@ -115,3 +115,12 @@ fn the_challenge_of_cram_md5_is_a_message_id_that_never_comes_twice() {
         malformed()
     );
 }
+
+// covers: R2195-1
+#[test]
+fn even_the_secret_of_a_decoy_opens_nothing() {
+    let decoy = Accounts::corp().decoy_key().secret("nobody");
+    let secret = secrecy::ExposeSecret::expose_secret(&decoy);
+    let step = outcome(Mechanism::CramMd5, "nobody", secret);
+    assert_eq!(step, failure("nobody", Failure::UnknownUser));
+}
