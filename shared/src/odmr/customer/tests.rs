@@ -178,7 +178,7 @@ fn each_reply_to_atrn_has_one_meaning() {
     }
 }
 
-// covers: R2645-13, R2645-18
+// covers: R2645-13
 #[test]
 fn a_provider_that_speaks_before_our_greeting_is_left() {
     for early in [
