@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
@@ -212,18 +212,12 @@ impl Wire {
         }
     }
 
-    /// Takes what has arrived already, without waiting; true when there was something.
-    pub fn arrived(&mut self) -> bool {
-        let Stream::Tcp(stream) = &self.stream else {
-            return false;
-        };
-        match stream.try_read(self.input.space()) {
-            Ok(count) => {
-                self.input.filled(count);
-                count > 0
-            }
-            Err(_) => false,
-        }
+    /// Takes what has arrived already, without waiting; true when octets wait now. Asked where the peer must
+    /// not have spoken yet: before the greeting, and before the answer to ATRN.
+    pub fn has_early_octets(&mut self) -> bool {
+        // A connection that is broken says so at the next read.
+        let _ = self.poll_fill(&mut Context::from_waker(Waker::noop()));
+        !self.input.is_empty()
     }
 
     /// Reads what comes, at least one octet, within `wait`.

@@ -111,7 +111,7 @@ impl Session<'_> {
         wire: &mut Wire,
         mut stop: Pin<&mut WaitForCancellationFuture<'_>>,
     ) -> Next {
-        if !wire.is_tls() && self.server.hello().is_none() && wire.arrived() {
+        if !wire.is_tls() && self.server.hello().is_none() && wire.has_early_octets() {
             return Next::End(End::EarlyTalker);
         }
         loop {

@@ -140,6 +140,8 @@ impl Session<'_> {
                 Event::Authenticate(attempt) => self.authenticate(attempt).await,
                 Event::Atrn(atrn) => {
                     let verdict = self.decide(&atrn).await;
+                    // What came while we looked was sent without an answer, and the machine refuses it.
+                    wire.has_early_octets();
                     self.machine.answer(verdict);
                 }
                 Event::StartTls | Event::Turned => {
