@@ -1,0 +1,1 @@
+//! Configuration that is wrong: one clear line each, the right exit code, nothing half-started.
