@@ -335,13 +335,7 @@ fn puller_toml(
 ) -> String {
     let host = &config.hostname;
     let short = host.as_str().split('.').next().unwrap_or_default();
-    let port = config
-        .odmr
-        .listen
-        .iter()
-        .map(|address| address.port())
-        .find(|port| *port != 0);
-    let port = port.unwrap_or(ODMR_PORT);
+    let address = odmr_address(config);
     let tls = match config.odmr.tls {
         OdmrTls::Implicit => "implicit",
         OdmrTls::StartTls | OdmrTls::Optional => "starttls",
@@ -352,7 +346,7 @@ fn puller_toml(
         .map(|domain| format!("\"{domain}\""))
         .collect();
     let mut text =
-        format!("[[relay]]\nname = \"{short}\"\naddress = \"{host}:{port}\"\ntls = \"{tls}\"\n");
+        format!("[[relay]]\nname = \"{short}\"\naddress = \"{address}\"\ntls = \"{tls}\"\n");
     match (config.odmr.tls, pin(config)) {
         (OdmrTls::Off, _) => {}
         (_, Some(pin)) => text += &format!("pin = \"{pin}\"\n"),
@@ -369,6 +363,19 @@ fn puller_toml(
         )
     };
     text + &format!("domains = [{}]\n", domains.join(", "))
+}
+
+/// Where pullers connect: the relay's name, unless it listens on loopback only.
+fn odmr_address(config: &RelayConfig) -> String {
+    let listen = &config.odmr.listen;
+    if let Some(first) = listen.first()
+        && listen.iter().all(|address| address.ip().is_loopback())
+    {
+        return first.to_string();
+    }
+    let mut ports = listen.iter().map(|address| address.port());
+    let port = ports.find(|port| *port != 0).unwrap_or(ODMR_PORT);
+    format!("{}:{port}", config.hostname)
 }
 
 fn pin(config: &RelayConfig) -> Option<SpkiPin> {

@@ -285,7 +285,7 @@ fn describe(shown: &Shown, now: Timestamp) -> String {
     lines.extend([("accounts", accounts), ("queue", queue)]);
     let lines: Vec<_> = lines
         .iter()
-        .map(|(key, value)| format!("{key:<15}{value}"))
+        .map(|(key, value)| format!("{key:<16}{value}"))
         .collect();
     lines.join("\n")
 }

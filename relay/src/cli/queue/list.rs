@@ -40,9 +40,32 @@ impl List {
             Output::Table => {
                 // One more than shown tells whether there are more.
                 let limit = limit.map(|limit| limit.saturating_add(1));
-                table(client, &Request::List { filter, limit }, limit, now)
+                let found = all(client, &Request::List { filter, limit })?;
+                self.print(found, limit, now)
             }
         }
+    }
+
+    fn print(
+        &self,
+        mut found: Vec<Item>,
+        limit: Option<u64>,
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        let cut = limit.is_some_and(|limit| found.len() as u64 == limit);
+        if cut {
+            found.pop();
+        }
+        match found.as_slice() {
+            [] if cut => {}
+            [] if self.filters.is_empty() => return print("The queue is empty."),
+            [] => return print("Nothing in the queue matches."),
+            found => print(&rows(found, now).to_string())?,
+        }
+        if cut {
+            anstream::eprintln!("There are more; --limit 0 shows all.");
+        }
+        Ok(())
     }
 }
 
@@ -113,29 +136,13 @@ fn write_failure(error: &io::Error) -> End {
     )))
 }
 
-fn table(
-    client: &mut Client,
-    request: &Request,
-    limit: Option<u64>,
-    now: Timestamp,
-) -> Result<(), Failure> {
+fn all(client: &mut Client, request: &Request) -> Result<Vec<Item>, Failure> {
     let mut found = Vec::new();
     items(client, request, |item| {
         found.push(item);
         Ok(())
     })?;
-    let cut = limit.is_some_and(|limit| found.len() as u64 == limit);
-    if cut {
-        found.pop();
-    }
-    if found.is_empty() {
-        return print("The queue holds nothing that matches.");
-    }
-    print(&rows(&found, now).to_string())?;
-    if cut {
-        anstream::eprintln!("There are more; --limit 0 shows all.");
-    }
-    Ok(())
+    Ok(found)
 }
 
 /// A message with several deliveries is in several rows, then with the delivery's number.
@@ -225,7 +232,7 @@ mod tests {
         let expected = "\
 ID             STATE         AGE     SIZE  DOMAIN       SENDER         RECIPIENTS        TRIES  LAST REPLY
 00000000001.1  queued         2h  48.2 kB  example.com  a@example.net  user@example.com      0
-00000000002.1  deferred, 5m   2h      5 B  example.com  <>             a@example.com +2      3  451 4.3.0 \\u{1b}[2J the corporate server is ou…";
+00000000002.1  deferred, 5m   2h      5 B  example.com  <>             a@example.com +2      3  451 4.3.0 \\u{1b}[2J the corporate server is out…";
         assert_eq!(rows(&items, now).to_string(), expected);
     }
 }

@@ -69,7 +69,7 @@ impl Filters {
         })
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         let Self {
             domain,
             state,
