@@ -113,7 +113,7 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
         },
     );
     sessions.spawn(control::serve(sockets.control, context, shutdown.clone()));
-    info!(smtp, odmr, "ready");
+    info!(%smtp, %odmr, "ready");
 
     supervise(watch, &live, &activity).await?;
     shutdown.cancel();

@@ -1,12 +1,19 @@
 //! `run`: the daemon.
 
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
 use atrn_relay::accounts::decoy_key;
-use atrn_relay::queue::Store;
+use atrn_relay::control::socket_path;
+use atrn_relay::queue::{OpenError, Store};
 use atrn_relay::settings::Settings;
 use atrn_shared::cli::{ExitCode, Failure};
 use atrn_shared::log;
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
 use tokio::runtime::Builder;
 use tracing::{info, warn};
 
@@ -27,11 +34,12 @@ impl RunCommand {
         log::start(settings.config.log, call.verbosity);
         settings.notes.log_warnings();
         settings.notes.log_changed();
+        // What the queue writes is other people's mail.
+        umask(Mode::from_bits_truncate(0o077));
         raise_file_limit();
         let sockets = atrn_relay::bind(&settings.config);
         let sockets = sockets.map_err(|error| Failure::failed(error.to_string()))?;
-        let store = Store::open(&settings.config.data_dir)
-            .map_err(|error| Failure::failed(error.to_string()))?;
+        let store = open(&settings.config.data_dir)?;
         let runtime = Builder::new_multi_thread()
             .thread_name("relay")
             .enable_all()
@@ -41,6 +49,30 @@ impl RunCommand {
         // Tasks that did not end in time are dropped here, and the queue closes with the last of them.
         drop(runtime);
         ended.map_err(|error| Failure::from_error(ExitCode::Failed, &error))
+    }
+}
+
+/// A command that looks at the queue of a stopped relay, or the relay's own last run, may have it open for a
+/// moment longer.
+fn open(data_dir: &Path) -> Result<Store, Failure> {
+    let end = Instant::now() + OPEN_PATIENCE;
+    let mut told = false;
+    loop {
+        match Store::open(data_dir) {
+            Err(OpenError::InUse { path }) if Instant::now() < end => {
+                if !told {
+                    info!(path = %path.display(), "waiting for another process to close the queue");
+                    told = true;
+                }
+                thread::sleep(OPEN_PAUSE);
+            }
+            Err(error) => {
+                // Nobody will answer on it.
+                let _ = fs::remove_file(socket_path(data_dir));
+                return Err(Failure::failed(error.to_string()));
+            }
+            Ok(store) => return Ok(store),
+        }
     }
 }
 
@@ -56,3 +88,6 @@ fn raise_file_limit() {
         Err(error) => warn!(%error, "cannot raise the limit of open files"),
     }
 }
+
+const OPEN_PATIENCE: Duration = Duration::from_secs(5);
+const OPEN_PAUSE: Duration = Duration::from_millis(50);

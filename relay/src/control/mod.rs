@@ -8,6 +8,8 @@ mod answer;
 mod client;
 mod protocol;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub use answer::{Context, Daemon, handle};
 pub use client::{Client, ClientError};
