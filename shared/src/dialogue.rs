@@ -304,6 +304,7 @@ impl Dialogue {
     /// # Errors
     /// [`LinkFault`]: there is no verdict; the peer may have the message all the same.
     pub async fn end_of_data(&mut self, accepted: usize) -> Result<Vec<Reply>, LinkFault> {
+        self.nothing_early()?;
         self.client.end_of_data(accepted);
         self.verdicts().await
     }
@@ -461,10 +462,20 @@ impl Dialogue {
                 if reply.code() == 421 {
                     return Err(LinkFault::Unavailable(reply));
                 }
+                self.nothing_early()?;
                 return Ok(reply);
             }
             self.wire.exchange(&mut self.client.output, wait).await?;
         }
+    }
+
+    /// A reply that is there before its command was sent answers nothing, least of all the end of content that
+    /// is still to come (R5321-25).
+    fn nothing_early(&mut self) -> Result<(), LinkFault> {
+        if self.client.awaits().is_none() {
+            self.client.next(&mut self.wire.input)?;
+        }
+        Ok(())
     }
 
     fn timeout(&self, awaited: Awaited) -> std::time::Duration {

@@ -45,19 +45,17 @@ impl Plan {
         if self.quick { quick } else { long }
     }
 
-    /// A relay with one account for both domains, and limits that let one address do all of the work; all else
-    /// as it comes, logging and durability included.
-    pub(crate) fn relay(&self, target: &str, puller: &[(&str, toml::Value)]) -> World {
+    /// A relay with one account for all domains, and limits that let one address do all of the work; all else as
+    /// it comes, logging and durability included.
+    pub(crate) fn relay(&self, target: &str, domains: &[&str]) -> World {
         let mut setup = World::setup()
             .under(&self.folder)
-            .domain(DOMAIN)
-            .domain(OTHER_DOMAIN)
             .relay("smtp.max_connections_per_ip", 1_000)
             .relay("smtp.max_message_size", "100MB")
             .puller("limits.max_message_size", "110MB")
             .target(target);
-        for (path, value) in puller {
-            setup = setup.puller(path, value.clone());
+        for domain in domains {
+            setup = setup.domain(domain);
         }
         setup.start()
     }
@@ -94,13 +92,13 @@ impl Plan {
 
 /// What `smtp-source` is told to send.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
+pub(crate) struct Load<'d> {
     pub(crate) sessions: usize,
     pub(crate) octets: usize,
-    pub(crate) domain: &'static str,
+    pub(crate) domain: &'d str,
 }
 
-impl Load {
+impl Load<'_> {
     /// Sends so many messages, keeping each session's connection; every one must be accepted.
     pub(crate) fn send(self, address: SocketAddr, messages: usize) -> Result<Duration> {
         let program = Software::SmtpSource.find().context("smtp-source")?;

@@ -115,14 +115,19 @@ fn tls(transcript: &Transcript) -> Tls {
 }
 
 fn settings(transcript: &Transcript) -> Vec<(String, toml::Value)> {
-    transcript
-        .directives
-        .iter()
-        .filter_map(|directive| match directive {
-            Directive::Set(Against::Puller, path, value) => Some((path.clone(), value.clone())),
-            _ => None,
-        })
-        .collect()
+    // No script can compute SCRAM, so the puller must stoop to what it can.
+    let weakest = if tls(transcript) == Tls::Off {
+        "CRAM-MD5"
+    } else {
+        "PLAIN"
+    };
+    let mut settings = vec![("relay.weakest_mechanism".to_owned(), weakest.into())];
+    for directive in &transcript.directives {
+        if let Directive::Set(Against::Puller, path, value) = directive {
+            settings.push((path.clone(), value.clone()));
+        }
+    }
+    settings
 }
 
 fn check(transcript: &Transcript, code: i32, inside: &Inside, log: &str) {

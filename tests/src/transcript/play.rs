@@ -182,22 +182,25 @@ impl<'a, C: Channel> Player<'a, C> {
         }
     }
 
-    /// A trace field and its folded lines: they end where the next line is no continuation, so
-    /// the field ends at the last line that ends in a date.
+    /// A trace field and its folded lines: it ends in a date, behind a semicolon.
     fn expect_received(&mut self, line: &Line) {
-        let mut got = self.next_line(line);
+        let mut field = self.next_line(line);
         assert!(
-            got.starts_with("Received: "),
-            "{}: not a trace field: {got:?}",
+            field.starts_with("Received: "),
+            "{}: not a trace field: {field:?}",
             self.at(line)
         );
-        while !got.contains("; ") {
-            got = self.next_line(line);
+        while field
+            .split_once(';')
+            .is_none_or(|(_, date)| date.trim().is_empty())
+        {
+            let more = self.next_line(line);
             assert!(
-                got.starts_with([' ', '\t']),
-                "{}: no date in the trace field",
+                more.starts_with([' ', '\t']),
+                "{}: no date in the trace field {field:?}",
                 self.at(line)
             );
+            field.push_str(&more);
         }
     }
 

@@ -13,6 +13,7 @@
 
 mod programs;
 mod puller;
+mod queue;
 mod relay;
 mod settings;
 

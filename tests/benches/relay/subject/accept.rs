@@ -26,9 +26,9 @@ pub(super) fn measure(plan: &Plan) -> Result<Vec<Row>> {
 }
 
 /// In turns; each case on fresh queues.
-fn case(plan: &Plan, load: Load) -> Result<Row> {
+fn case(plan: &Plan, load: Load<'_>) -> Result<Row> {
     let sink = plan.sink()?;
-    let relay = plan.relay(&sink.target(), &[]);
+    let relay = plan.relay(&sink.target(), &[DOMAIN]);
     let postfix = plan.postfix(sink.address())?;
     let ours = load.fitting(plan, relay.relay.smtp_address())?;
     let theirs = load.fitting(plan, postfix.address())?;
@@ -53,7 +53,7 @@ fn case(plan: &Plan, load: Load) -> Result<Row> {
         .note(note))
 }
 
-fn rate(load: Load, address: SocketAddr, messages: usize) -> Result<f64> {
+fn rate(load: Load<'_>, address: SocketAddr, messages: usize) -> Result<f64> {
     let took = load.send(address, messages)?;
     Ok(messages as f64 / took.as_secs_f64())
 }

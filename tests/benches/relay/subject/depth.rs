@@ -46,7 +46,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Vec<Row>> {
 
 /// A relay with so many messages, half of them for another domain, that has been restarted since.
 fn filled(plan: &Plan, messages: usize) -> Result<World> {
-    let mut world = plan.relay("smtp://127.0.0.1:9", &[]);
+    let mut world = plan.relay("smtp://127.0.0.1:9", &[DOMAIN, OTHER_DOMAIN]);
     for domain in [OTHER_DOMAIN, DOMAIN] {
         load(50, domain).send(world.relay.smtp_address(), messages / 2)?;
     }
@@ -61,7 +61,7 @@ fn taken(world: &World) -> Result<customer::Taken> {
     Ok(taken)
 }
 
-fn load(sessions: usize, domain: &'static str) -> Load {
+fn load(sessions: usize, domain: &str) -> Load<'_> {
     Load {
         sessions,
         octets: 1 << 10,

@@ -11,7 +11,7 @@ use atrn_tests::world::World;
 use crate::figures::{Row, Samples, Unit, Wanted};
 use crate::party::{Arrivals, DOMAIN, Load, Plan, Sink};
 
-const LOAD: Load = Load {
+const LOAD: Load<'static> = Load {
     sessions: 10,
     octets: 4 << 10,
     domain: DOMAIN,
@@ -19,7 +19,7 @@ const LOAD: Load = Load {
 
 pub(super) fn measure(plan: &Plan) -> Result<Vec<Row>> {
     let mut sink = plan.sink()?;
-    let mut world = plan.relay(&sink.target(), &[("relay.sessions", 1.into())]);
+    let mut world = plan.relay(&sink.target(), &[DOMAIN]);
     let postfix = plan.postfix(sink.address())?;
     let messages = plan.amount(5_000, 1_000);
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());

@@ -9,7 +9,7 @@ use atrn_shared::sasl::{
     ClientContext, Credentials, DecoyKey, Fresh, NONCE_OCTETS, ScramVerifier, Unavailable,
 };
 use atrn_shared::smtp::address::{ForwardPath, ReversePath};
-use atrn_shared::smtp::client::{Awaited, Client, Dialect};
+use atrn_shared::smtp::client::{Awaited, Client, Dialect, Needs};
 use atrn_shared::smtp::line::Input;
 use atrn_shared::smtp::parameter::{BodyType, MailParameters, RcptParameters};
 use atrn_shared::smtp::reply::Reply;
@@ -214,6 +214,12 @@ impl DrainEnd {
 
     fn replied(&mut self, awaited: Awaited, reply: &Reply) {
         match awaited {
+            Awaited::Quit => self.closed = true,
+            // R5321-26: the session is over, and the message stays.
+            _ if reply.code() == 421 => {
+                self.messages.clear();
+                self.client.quit();
+            }
             Awaited::Greeting if reply.is_positive() => self.client.hello(RELAY_NAME),
             Awaited::Greeting => self.client.quit(),
             Awaited::Hello if reply.code() / 100 == 5 => self.client.old_hello(RELAY_NAME),
@@ -229,13 +235,12 @@ impl DrainEnd {
                 self.client.content(&self.messages[0].content);
                 self.client.end_of_data(1);
             }
-            Awaited::EndOfData => {
+            Awaited::EndOfData if reply.is_positive() => {
                 self.messages.pop_front();
                 self.next_message();
             }
-            Awaited::Quit => self.closed = true,
             Awaited::Reset => self.next_message(),
-            // Refused before its content: the transaction is given up.
+            // Refused: the transaction is given up.
             _ => {
                 self.client.no_content();
                 self.messages.pop_front();
@@ -245,16 +250,26 @@ impl DrainEnd {
     }
 
     fn next_message(&mut self) {
-        let Some(message) = self.messages.front() else {
-            return self.client.quit();
-        };
-        let path = ReversePath::from_address(&message.reverse_path).expect("a reverse-path");
-        let parameters = MailParameters {
-            size: Some(message.content.len() as u64),
-            body: (!message.content.is_ascii()).then_some(BodyType::EightBitMime),
-            ..MailParameters::default()
-        };
-        self.client.mail(&path, &parameters);
+        while let Some(message) = self.messages.front() {
+            let needs = Needs {
+                octets: message.content.len() as u64,
+                eight_bit: !message.content.is_ascii(),
+                smtputf8: !message.reverse_path.is_ascii(),
+            };
+            if self.client.can_carry(&needs).is_ok() {
+                let path =
+                    ReversePath::from_address(&message.reverse_path).expect("a reverse-path");
+                let parameters = MailParameters {
+                    size: Some(needs.octets),
+                    body: needs.eight_bit.then_some(BodyType::EightBitMime),
+                    smtputf8: needs.smtputf8,
+                    ..MailParameters::default()
+                };
+                return self.client.mail(&path, &parameters);
+            }
+            self.messages.pop_front();
+        }
+        self.client.quit();
     }
 }
 
@@ -425,13 +440,15 @@ impl<'a> ServerEnd<'a> {
     }
 
     fn recipient(&self, path: &ForwardPath) -> Reply {
-        let foreign = path.domain().is_some_and(|domain| {
-            !self
+        let foreign = match path.domain() {
+            Some(domain) => !self
                 .settings
                 .domains
                 .iter()
-                .any(|name| name == domain.as_str())
-        });
+                .any(|name| name == domain.as_str()),
+            // Neither a literal nor anything else without a name is ours.
+            None => !path.is_postmaster(),
+        };
         if foreign {
             return Reply::new(550, "5.7.1", "relaying denied");
         }

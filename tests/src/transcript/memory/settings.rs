@@ -66,7 +66,7 @@ impl Settings {
                     }
                     _ => return None,
                 },
-                Directive::Set(Against::Puller, ..) => return None,
+                Directive::Offer(_) | Directive::Set(Against::Puller, ..) => return None,
                 Directive::Tls(tls) => settings.tls = *tls,
                 _ => {}
             }

@@ -1,0 +1,1 @@
+//! Mail clients of other people deliver to the relay with STARTTLS.

@@ -1,0 +1,1 @@
+//! Mail pulled into a real Dovecot over LMTP.
