@@ -120,7 +120,14 @@ impl Drain<'_> {
                 .claim(self.session, self.domains, CLAIM_MAX)
                 .await?;
             if leases.is_empty() {
-                break;
+                if settling.is_empty() {
+                    break;
+                }
+                // The rest of a delivery that was taken in part is free once its settlement is through.
+                for settled in settling.drain(..) {
+                    settled.await?;
+                }
+                continue;
             }
             for lease in leases {
                 if self.shutdown.is_cancelled() {
