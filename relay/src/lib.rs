@@ -55,6 +55,7 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`] when it cannot start. What goes wrong later is logged, and the daemon goes on.
 pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(), RunError> {
+    let signals = Signals::catch()?;
     let watch = Watch::start(settings.watched_files())?;
     let activity = Activity::new();
     let live = Live::new(settings);
@@ -70,13 +71,6 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
     let listening = Listening {
         smtp: sockets.smtp_addresses(),
         odmr: sockets.odmr_addresses(),
-    };
-    let joined = |addresses: &[std::net::SocketAddr]| {
-        addresses
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(",")
     };
     let (smtp, odmr) = (joined(&listening.smtp), joined(&listening.odmr));
     activity.listening(listening);
@@ -115,7 +109,7 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
     sessions.spawn(control::serve(sockets.control, context, shutdown.clone()));
     info!(%smtp, %odmr, "ready");
 
-    supervise(watch, &live, &activity).await?;
+    supervise(signals, watch, &live, &activity).await;
     shutdown.cancel();
     sessions.close();
     if tokio::time::timeout(SHUTDOWN_TIME, sessions.wait())
@@ -131,26 +125,46 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
     Ok(())
 }
 
+fn joined(addresses: &[std::net::SocketAddr]) -> String {
+    let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    texts.join(",")
+}
+
 /// For the control socket: as a changed file does.
 fn reload_trigger(watch: &Watch) -> Arc<dyn Fn() + Send + Sync> {
     let trigger = watch.trigger();
     Arc::new(move || trigger.pull())
 }
 
+/// What the daemon is told from outside. Caught before it says that it is ready: whoever read that may send one.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Reloads when asked, until the daemon shall stop.
 async fn supervise(
+    mut signals: Signals,
     mut watch: Watch,
     live: &Live<Settings>,
     activity: &Activity,
-) -> Result<(), RunError> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup: Signal = signal(SignalKind::hangup())?;
+) {
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => watch.trigger().pull(),
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hangup.recv() => watch.trigger().pull(),
             () = watch.changed() => reload(&watch, live, activity).await,
         }
     }

@@ -194,11 +194,11 @@ fn read(stream: &mut BufReader<UnixStream>) -> Result<Reply, ClientError> {
     serde_json::from_slice(&line).map_err(ClientError::Garbled)
 }
 
-/// No socket, or one that a killed daemon left behind.
+/// No socket, or one that a killed daemon left behind; or a `data_dir` that is no directory, which is for others to say.
 fn is_nobody(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory | io::ErrorKind::NotFound
     )
 }
 

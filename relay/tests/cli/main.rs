@@ -1,0 +1,9 @@
+//! The program itself, in a directory of its own: what it prints, what it leaves, how it ends.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod daemon;
+mod files;
+mod mistakes;
+mod queue;
+mod setup;
