@@ -119,6 +119,18 @@ impl Fragments {
     /// # Errors
     /// [`FragmentError`]; also while an account still names it.
     pub fn remove_domain(&self, config: &RelayConfig, name: &Domain) -> Result<(), FragmentError> {
+        self.remove(&self.removable_domain(config, name)?)
+    }
+
+    /// The file that goes when a domain is removed.
+    ///
+    /// # Errors
+    /// Those of [`Self::remove_domain`] that can be foretold.
+    pub fn removable_domain(
+        &self,
+        config: &RelayConfig,
+        name: &Domain,
+    ) -> Result<PathBuf, FragmentError> {
         let domain = config
             .domain(name)
             .ok_or_else(|| FragmentError::DomainUnknown(name.clone()))?;
@@ -134,7 +146,7 @@ impl Fragments {
                 account: account.name.clone(),
             });
         }
-        self.remove(&path)
+        Ok(path)
     }
 
     /// The file beside an account's that holds its secret for CRAM-MD5.

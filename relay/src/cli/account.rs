@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use atrn_relay::accounts::{self, AccountError, CramMd5, NewAccount, State};
 use atrn_relay::config::{AccountConfig, OdmrTls, RelayConfig};
 use atrn_relay::fragments::Fragments;
-use atrn_shared::cli::{Destructive, ExitCode, Failure, Output, Table, confirm, print};
+use atrn_shared::cli::{Destructive, ExitCode, Failure, Output, Table, confirm};
 use atrn_shared::secret::Secret;
 use atrn_shared::smtp::address::Domain;
 use atrn_shared::tls::{Identity, SpkiPin};
@@ -247,29 +247,32 @@ impl Named {
             State::Enabled => "enabled",
         };
         let was = if changed { "is" } else { "was already" };
-        files.show_change(
-            &self.name,
-            word,
-            &format!("Account {} {was} {word}.", self.name),
-        )
+        let applied = apply(&files.config.data_dir)?;
+        let text = format!("Account {} {was} {word}.", self.name);
+        files.show_change(&self.name, word, applied, &text)
     }
 }
 
 impl Remove {
     fn run(self, files: &Files<'_>) -> Result<(), Failure> {
         let name = &self.name;
-        files.account(name)?;
+        let account = files.account(name)?;
+        files
+            .fragments
+            .check_account_is_ours(name, &account.place)
+            .map_err(|error| failure(&error.into()))?;
         if self.destructive.dry_run {
-            return print(&format!(
-                "Would remove account {name}; the mail of its domains would stay."
-            ));
+            let text = format!("Would remove account {name}; the mail of its domains would stay.");
+            return files.show_change(name, "removed", Applied::DryRun, &text);
         }
         let question = format!("Remove account {name}? The mail of its domains stays.");
         if !confirm(&question, self.destructive)? {
             return Err(Failure::failed("nothing was changed"));
         }
         accounts::remove(&files.fragments, files.config, name).map_err(|error| failure(&error))?;
-        files.show_change(name, "removed", &format!("Removed account {name}."))
+        let applied = apply(&files.config.data_dir)?;
+        let text = format!("Removed account {name}.");
+        files.show_change(name, "removed", applied, &text)
     }
 }
 
@@ -306,8 +309,13 @@ impl Files<'_> {
         self.tell(applied)
     }
 
-    fn show_change(&self, account: &str, change: &'static str, text: &str) -> Result<(), Failure> {
-        let applied = apply(&self.config.data_dir)?;
+    fn show_change(
+        &self,
+        account: &str,
+        change: &'static str,
+        applied: Applied,
+        text: &str,
+    ) -> Result<(), Failure> {
         let changed = Changed {
             account,
             change,

@@ -12,6 +12,8 @@ use super::client_failure;
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Applied {
+    /// Nothing was changed: `--dry-run`.
+    DryRun,
     /// The running relay has it.
     InForce,
     /// It will be read at the start.
@@ -23,15 +25,15 @@ pub(super) enum Applied {
 impl Applied {
     /// For people, on standard error.
     pub(super) fn tell(self) {
-        anstream::eprintln!(
-            "{}",
-            match self {
-                Self::InForce => "The running relay has taken it over.",
-                Self::NotRunning => "The relay is not running; it reads this when it starts.",
-                Self::Pending =>
-                    "The running relay has not taken it over yet; see `status` and its log.",
+        let text = match self {
+            Self::DryRun => return,
+            Self::InForce => "The running relay has taken it over.",
+            Self::NotRunning => "The relay is not running; it reads this when it starts.",
+            Self::Pending => {
+                "The running relay has not taken it over yet; see `status` and its log."
             }
-        );
+        };
+        anstream::eprintln!("{text}");
     }
 }
 

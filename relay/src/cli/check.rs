@@ -6,7 +6,7 @@ use std::path::Path;
 
 use atrn_relay::accounts::{Accounts, decoy_key};
 use atrn_relay::config::RelayConfig;
-use atrn_relay::control::{Client, ClientError, Status};
+use atrn_relay::control::{Client, Status};
 use atrn_shared::cli::{ExitCode, Failure, Output};
 use atrn_shared::config::{ConfigErrors, Loaded, reason};
 use atrn_shared::tls::Identity;
@@ -16,7 +16,7 @@ use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
 use super::units::{counted, moment, since};
-use super::{Call, status};
+use super::{Call, client_failure, status};
 
 /// Look for mistakes: configuration, secrets, certificate, permissions, ports, queue
 ///
@@ -69,19 +69,17 @@ impl Findings {
         self.secrets(config);
         self.certificate(config, Timestamp::now());
         self.data_dir(&config.data_dir);
-        match Client::open(config.clone()) {
-            Err(error) => {
-                self.ports(config);
-                self.queue_problem(&error);
-            }
-            Ok(mut client) => match status::ask(&mut client) {
+        match Client::daemon(&config.data_dir) {
+            Err(error) => self.problem("queue", error.to_string()),
+            Ok(Some(mut daemon)) => match status::ask(&mut daemon) {
+                Ok(status) => self.running(config, &status),
                 Err(failure) => self.problem("queue", failure.text),
-                Ok(status) if client.is_daemon() => self.running(config, &status),
-                Ok(status) => {
-                    self.ports(config);
-                    self.ok("queue", held(&status));
-                }
             },
+            Ok(None) => {
+                // Before the queue, for which root takes the place of its owner, who may bind less.
+                self.ports(config);
+                self.queue(config);
+            }
         }
     }
 
@@ -273,8 +271,14 @@ impl Findings {
         );
     }
 
-    fn queue_problem(&mut self, error: &ClientError) {
-        self.problem("queue", error.to_string());
+    fn queue(&mut self, config: &RelayConfig) {
+        let asked = Client::open(config.clone())
+            .map_err(client_failure)
+            .and_then(|mut client| status::ask(&mut client));
+        match asked {
+            Ok(status) => self.ok("queue", held(&status)),
+            Err(failure) => self.problem("queue", failure.text),
+        }
     }
 
     fn config_problems(&mut self, check: &'static str, errors: &ConfigErrors) {

@@ -1,12 +1,11 @@
 //! `domain`: whose mail is accepted.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use atrn_relay::config::{DomainConfig, RelayConfig};
 use atrn_relay::control::{Client, DomainStatus, Status};
 use atrn_relay::fragments::{FragmentError, Fragments, NewDomain};
-use atrn_shared::cli::{Destructive, ExitCode, Failure, Output, Table, confirm, print, size};
+use atrn_shared::cli::{Destructive, ExitCode, Failure, Output, Table, confirm, size};
 use atrn_shared::config::{show_duration, show_size};
 use atrn_shared::smtp::address::Domain;
 use clap::{Args, Subcommand};
@@ -85,7 +84,7 @@ struct Shown {
 #[derive(Debug, Serialize)]
 struct Changed<'c> {
     domain: &'c Domain,
-    file: Option<PathBuf>,
+    change: &'static str,
     applied: Applied,
 }
 
@@ -118,55 +117,50 @@ impl Add {
             return Err(errors.into());
         }
         let text = format!("Added {} in {}.", new.name, file.display());
-        finish(call, config, &new.name, Some(file), &text)
+        let changed = Changed {
+            domain: &new.name,
+            change: "added",
+            applied: apply(&config.data_dir)?,
+        };
+        changed.show(call, &text)
     }
 }
 
 impl Remove {
     fn run(self, call: &Call, config: &RelayConfig) -> Result<(), Failure> {
         let name = &self.name;
-        if config.domain(name).is_none() {
-            return Err(failure(&FragmentError::DomainUnknown(name.clone())));
-        }
+        let fragments = Fragments::beside(&call.config_path, &config.data_dir);
+        fragments
+            .removable_domain(config, name)
+            .map_err(|error| failure(&error))?;
+        let mut changed = Changed {
+            domain: name,
+            change: "removed",
+            applied: Applied::DryRun,
+        };
         if self.destructive.dry_run {
-            return print(&format!("Would remove {name}; its queue would stay."));
+            return changed.show(call, &format!("Would remove {name}; its queue would stay."));
         }
         let question = format!("Refuse mail for {name} from now on? Its queue stays.");
         if !confirm(&question, self.destructive)? {
             return Err(Failure::failed("nothing was changed"));
         }
-        let fragments = Fragments::beside(&call.config_path, &config.data_dir);
         fragments
             .remove_domain(config, name)
             .map_err(|error| failure(&error))?;
-        finish(
-            call,
-            config,
-            name,
-            None,
-            &format!("Removed {name}; its queue stays."),
-        )
+        changed.applied = apply(&config.data_dir)?;
+        changed.show(call, &format!("Removed {name}; its queue stays."))
     }
 }
 
-fn finish(
-    call: &Call,
-    config: &RelayConfig,
-    domain: &Domain,
-    file: Option<PathBuf>,
-    text: &str,
-) -> Result<(), Failure> {
-    let applied = apply(&config.data_dir)?;
-    let changed = Changed {
-        domain,
-        file,
-        applied,
-    };
-    call.output.show(&changed, |_| text.to_owned())?;
-    if call.output == Output::Table {
-        applied.tell();
+impl Changed<'_> {
+    fn show(&self, call: &Call, text: &str) -> Result<(), Failure> {
+        call.output.show(self, |_| text.to_owned())?;
+        if call.output == Output::Table {
+            self.applied.tell();
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn list(call: &Call, config: RelayConfig) -> Result<(), Failure> {

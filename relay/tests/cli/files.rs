@@ -132,6 +132,11 @@ fn domains_and_accounts_come_and_go() {
         foretold,
         "Would remove account corp; the mail of its domains would stay.\n"
     );
+    let dry_run = ["account", "remove", "corp", "--dry-run", "--json"];
+    assert_eq!(setup.cli(&dry_run).json()["applied"], "dry_run");
+    setup
+        .cli(&["domain", "remove", "example.org", "--dry-run"])
+        .fails(1, in_use);
     setup.cli(&["account", "remove", "corp", "--yes"]).ok();
     assert_eq!(setup.cli(&["account", "list", "--json"]).json(), json!([]));
     setup
