@@ -114,6 +114,11 @@ impl Process {
         }
     }
 
+    /// Leaves it running for good.
+    pub fn detach(self) {
+        std::mem::forget(self);
+    }
+
     fn group(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX))
     }

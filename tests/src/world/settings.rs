@@ -23,6 +23,13 @@ impl Settings {
         Self(table)
     }
 
+    /// Reads a file, changes it, and writes it back in one step.
+    pub fn edit(path: &Path, change: impl FnOnce(&mut Self)) {
+        let mut settings = Self::read(path);
+        change(&mut settings);
+        settings.write(path);
+    }
+
     /// Writes it in one step, so that a program that watches never sees half a file.
     ///
     /// # Panics
