@@ -4,6 +4,7 @@
 use atrn_tests::certs::{Certificate, write_private};
 use atrn_tests::inside::{Inside, Offer, Step};
 use atrn_tests::message::{self, Message, assert_same_content};
+use atrn_tests::process::wait_until;
 use atrn_tests::world::{ACCOUNT, World};
 use serde_json::Value;
 
@@ -331,6 +332,9 @@ fn a_target_that_goes_away_in_mid_session_costs_no_mail() {
             .collect();
         world.send(&messages);
         let _ = world.puller.pull().expect_code(75);
+        wait_until("the relay has noticed", || {
+            world.relay.status()["leased"] == 0
+        });
         let lines = world.relay.queue_lines();
         assert!(
             lines.iter().all(|line| !line.contains("failed")),
@@ -340,8 +344,6 @@ fn a_target_that_goes_away_in_mid_session_costs_no_mail() {
             lines.iter().any(|line| line.ends_with("queued 0")),
             "{step:?} {reply}: {lines:#?}"
         );
-        assert_eq!(world.relay.status()["leased"], 0);
-
         let before = inside.messages().len();
         assert_eq!(before + lines.len(), 6, "{lines:#?}");
         inside.behave();
