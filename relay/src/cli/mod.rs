@@ -144,4 +144,49 @@ mod tests {
         }
         check(&Cli::command());
     }
+
+    /// Words as a shell splits them, as far as our examples go.
+    fn words(line: &str) -> Vec<String> {
+        let line = line.split(" > ").next().unwrap_or_default();
+        line.split_whitespace()
+            .map(|word| word.trim_matches('"').to_owned())
+            .collect()
+    }
+
+    #[track_caller]
+    fn assert_parses(line: &str) {
+        let parsed = Cli::try_parse_from(words(line));
+        assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+    }
+
+    #[test]
+    fn the_examples_of_the_help_are_right() {
+        fn check(command: &clap::Command, checked: &mut usize) {
+            let about = command.get_long_about().map(ToString::to_string);
+            for line in about.unwrap_or_default().lines() {
+                if let Some(example) = line.strip_prefix("Example: ")
+                    && example.starts_with("atrn-relay ")
+                {
+                    assert_parses(example);
+                    *checked += 1;
+                }
+            }
+            for subcommand in command.get_subcommands() {
+                check(subcommand, checked);
+            }
+        }
+        let mut checked = 0;
+        check(&Cli::command(), &mut checked);
+        assert!(checked > 10, "{checked}");
+    }
+
+    #[test]
+    fn the_commands_of_the_manual_are_right() {
+        let manual = include_str!("../../../docs/operations.md");
+        let commands = manual
+            .lines()
+            .filter(|line| line.starts_with("atrn-relay "));
+        assert!(commands.clone().count() > 20);
+        commands.for_each(assert_parses);
+    }
 }
