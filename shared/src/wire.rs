@@ -228,7 +228,7 @@ impl Wire {
         self.exchange(&mut Vec::new(), wait).await
     }
 
-    /// Writes all of `output`, within `wait`, and leaves it empty.
+    /// Writes all of `output`, within `wait`, and leaves it empty; cut short, with what did not go out.
     ///
     /// # Errors
     /// [`WireError`]: the connection is of no more use.
@@ -236,9 +236,9 @@ impl Wire {
         if output.is_empty() {
             return Ok(());
         }
-        let mut written = 0;
+        let mut unsent = Unsent::new(output);
         let all = poll_fn(|context| {
-            let drained = self.poll_drain(context, output, &mut written);
+            let drained = self.poll_drain(context, &mut unsent);
             if drained.is_pending() {
                 // What the peer says meanwhile is taken too, or it might never come to read.
                 match self.poll_fill_while_writing(context) {
@@ -248,12 +248,11 @@ impl Wire {
             }
             drained
         });
-        deadline(wait, all).await?;
-        output.clear();
-        Ok(())
+        deadline(wait, all).await
     }
 
-    /// Writes all of `output` and reads at least one octet, both within `wait`; neither waits for the other.
+    /// Writes all of `output` and reads at least one octet, both within `wait`; neither waits for the other. What
+    /// went out is gone from `output`, however this ends.
     ///
     /// # Errors
     /// [`WireError`]: the connection is of no more use, unless it timed out.
@@ -262,10 +261,10 @@ impl Wire {
         output: &mut Vec<u8>,
         wait: Duration,
     ) -> Result<(), WireError> {
-        let mut written = 0;
+        let mut unsent = Unsent::new(output);
         let mut heard = false;
         let both = poll_fn(|context| {
-            let drained = self.poll_drain(context, output, &mut written);
+            let drained = self.poll_drain(context, &mut unsent);
             if drained.is_pending() {
                 heard |= self.poll_fill_while_writing(context)?;
             } else if !heard {
@@ -278,9 +277,7 @@ impl Wire {
                 Poll::Pending
             }
         });
-        deadline(wait, both).await?;
-        output.clear();
-        Ok(())
+        deadline(wait, both).await
     }
 
     /// Says that nothing more follows: in TLS too, so that the peer knows it was not cut off.
@@ -324,15 +321,14 @@ impl Wire {
         Ok(heard)
     }
 
-    /// Writes and flushes what is left of `output`.
+    /// Writes and flushes what is left.
     fn poll_drain(
         &mut self,
         context: &mut Context<'_>,
-        output: &[u8],
-        written: &mut usize,
+        unsent: &mut Unsent<'_>,
     ) -> Poll<Result<(), WireError>> {
-        while *written < output.len() {
-            let rest = &output[*written..];
+        while !unsent.rest().is_empty() {
+            let rest = unsent.rest();
             let part = match self.records {
                 Records::Full => rest,
                 Records::Lines => memchr::memchr(b'\n', rest).map_or(rest, |end| &rest[..=end]),
@@ -341,9 +337,32 @@ impl Wire {
             if count == 0 {
                 return Poll::Ready(Err(WireError::Closed));
             }
-            *written += count;
+            unsent.written += count;
         }
         self.pinned().poll_flush(context).map_err(WireError::Io)
+    }
+}
+
+/// Output on its way. Whatever ends the wait (a deadline, or a caller that had enough), what went out is gone
+/// from the output then, so that the last words of a session do not say it again.
+struct Unsent<'o> {
+    output: &'o mut Vec<u8>,
+    written: usize,
+}
+
+impl<'o> Unsent<'o> {
+    fn new(output: &'o mut Vec<u8>) -> Self {
+        Self { output, written: 0 }
+    }
+
+    fn rest(&self) -> &[u8] {
+        &self.output[self.written..]
+    }
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        self.output.drain(..self.written);
     }
 }
 
@@ -431,6 +450,19 @@ mod tests {
     async fn pair() -> (Wire, Wire) {
         let (left, right) = UnixStream::pair().unwrap();
         (Wire::unix(left), Wire::unix(right))
+    }
+
+    #[tokio::test]
+    async fn what_went_out_is_not_sent_again_after_a_wait_in_vain() {
+        let (mut left, mut right) = pair().await;
+        let mut output = b"250 Ok\r\n".to_vec();
+        let waited = left.exchange(&mut output, Duration::from_millis(1)).await;
+        assert!(matches!(waited, Err(WireError::TimedOut)), "{waited:?}");
+        output.extend_from_slice(b"421 Timeout\r\n");
+        left.write(&mut output, WAIT).await.unwrap();
+        drop(left);
+        while right.read(WAIT).await.is_ok() {}
+        assert_eq!(right.input.bytes(), b"250 Ok\r\n421 Timeout\r\n");
     }
 
     #[tokio::test]
