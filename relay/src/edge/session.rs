@@ -65,7 +65,7 @@ pub(super) async fn serve(
     let mut stop = std::pin::pin!(shutdown.cancelled());
     let end = loop {
         match session.run(&mut wire, stop.as_mut()).await {
-            Next::Handshake => match session.handshake(wire).await {
+            Next::Handshake => match session.handshake(wire, shutdown).await {
                 Ok(encrypted) => wire = encrypted,
                 Err(error) => {
                     // A failed handshake is the client's error, not its abuse: it may come back without (R3207-4).
@@ -125,8 +125,9 @@ impl Session<'_> {
                     }
                     let exchanged = tokio::select! {
                         biased;
-                        exchanged = wire.exchange(&mut self.server.output, wait) => exchanged,
+                        // First: a client that never pauses must hear it too.
                         () = stop.as_mut() => return Next::End(End::Shutdown),
+                        exchanged = wire.exchange(&mut self.server.output, wait) => exchanged,
                     };
                     if let Err(error) = exchanged {
                         return Next::End(error.into());
@@ -166,13 +167,16 @@ impl Session<'_> {
         }
     }
 
-    async fn handshake(&mut self, wire: Wire) -> Result<Wire, WireError> {
+    async fn handshake(&mut self, wire: Wire, shutdown: &CancellationToken) -> Result<Wire, End> {
         let Some(tls) = &self.settings.tls else {
-            return Err(WireError::Closed);
+            return Err(WireError::Closed.into());
         };
-        let wire = wire
-            .accept_tls(&tls.edge, self.settings.config.smtp.command_timeout)
-            .await?;
+        let handshake = wire.accept_tls(&tls.edge, self.settings.config.smtp.command_timeout);
+        // Nothing can be said in the middle of it.
+        let wire = shutdown
+            .run_until_cancelled(handshake)
+            .await
+            .ok_or(End::Shutdown)??;
         self.server.tls_started();
         Ok(wire)
     }

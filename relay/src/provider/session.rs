@@ -60,7 +60,7 @@ pub(super) async fn serve(
     let settings = provider.settings.load();
     let mut wire = Wire::tcp(stream);
     if settings.config.odmr.tls == OdmrTls::Implicit {
-        match encrypt(wire, &settings).await {
+        match encrypt(wire, &settings, shutdown).await {
             Ok(encrypted) => wire = encrypted,
             Err(error) => {
                 info!(session = %id, %peer, reason = %error, "puller session ended");
@@ -81,7 +81,7 @@ pub(super) async fn serve(
     let mut stop = std::pin::pin!(shutdown.cancelled());
     let end = loop {
         match session.run(&mut wire, stop.as_mut()).await {
-            Next::Handshake => match encrypt(wire, &session.settings).await {
+            Next::Handshake => match encrypt(wire, &session.settings, shutdown).await {
                 Ok(encrypted) => {
                     wire = encrypted;
                     session.machine.tls_started(tls_session(&wire));
@@ -123,8 +123,9 @@ impl Session<'_> {
                     let wait = self.wait();
                     let exchanged = tokio::select! {
                         biased;
-                        exchanged = wire.exchange(&mut self.machine.output, wait) => exchanged,
+                        // First: a client that never pauses must hear it too.
                         () = stop.as_mut() => return Next::End(End::Shutdown),
+                        exchanged = wire.exchange(&mut self.machine.output, wait) => exchanged,
                     };
                     if let Err(error) = exchanged {
                         return Next::End(error.into());
@@ -286,12 +287,18 @@ impl Session<'_> {
     }
 }
 
-async fn encrypt(wire: Wire, settings: &Settings) -> Result<Wire, WireError> {
+async fn encrypt(
+    wire: Wire,
+    settings: &Settings,
+    shutdown: &CancellationToken,
+) -> Result<Wire, End> {
     let Some(tls) = &settings.tls else {
-        return Err(WireError::Closed);
+        return Err(WireError::Closed.into());
     };
-    wire.accept_tls(&tls.provider, OdmrConfig::AUTH_TIMEOUT)
-        .await
+    let handshake = wire.accept_tls(&tls.provider, OdmrConfig::AUTH_TIMEOUT);
+    // Nothing can be said in the middle of it.
+    let encrypted = shutdown.run_until_cancelled(handshake).await;
+    Ok(encrypted.ok_or(End::Shutdown)??)
 }
 
 fn tls_session(wire: &Wire) -> TlsSession {
