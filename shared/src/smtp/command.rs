@@ -86,6 +86,12 @@ pub fn split(line: &[u8]) -> Option<(Verb, &str)> {
     Some((*verb, argument))
 }
 
+/// Whether a known verb leads an argument that is not UTF-8: a bad argument, not an unknown command (R6531-1).
+#[must_use]
+pub fn has_garbled_argument(line: &[u8]) -> bool {
+    std::str::from_utf8(line).is_err_and(|error| split(&line[..error.valid_up_to()]).is_some())
+}
+
 /// Why an argument was refused; [`ArgumentError::reply`] is what the peer hears.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ArgumentError {
@@ -208,6 +214,14 @@ mod tests {
             assert_eq!(split(line.as_bytes()), expected, "{line:?}");
         }
         assert_eq!(split(b"NOOP \xff"), None);
+        for (line, garbled) in [
+            (&b"NOOP \xff"[..], true),
+            (b"NOOP", false),
+            (b"\xff", false),
+            (b"XYZZY \xff", false),
+        ] {
+            assert_eq!(has_garbled_argument(line), garbled, "{line:?}");
+        }
     }
 
     // covers: R5321-3

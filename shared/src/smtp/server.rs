@@ -321,6 +321,9 @@ impl Server {
                 "Commands are printable and end with CRLF",
             )),
             Line::TooLong => self.refuse(Reply::new(500, "5.5.2", "Line too long")),
+            Line::Text(line) if command::has_garbled_argument(line) => {
+                self.refuse(command::ArgumentError::Syntax.reply());
+            }
             Line::Text(line) => {
                 let line = command::split(line).map(|(verb, argument)| (verb, argument.to_owned()));
                 return self.command(line, input.is_empty()).into();

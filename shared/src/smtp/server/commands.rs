@@ -144,6 +144,11 @@ impl Server {
         };
         let recipients_max = self.config.recipients_max;
         let transaction = self.transaction.as_mut()?;
+        if transaction.chunking {
+            // The content has begun, and its trace field may name the only recipient already.
+            self.refuse(Reply::new(503, "5.5.1", "RCPT can not follow BDAT"));
+            return None;
+        }
         if transaction.accepted + transaction.asked >= recipients_max {
             self.say(Reply::new(
                 452,

@@ -286,8 +286,11 @@ fn bdat_takes_chunks_and_refuses_without_losing_its_place() {
         &["250", "503", "250"],
     );
     expect(
-        &after(OPEN, "BDAT 1\r\naDATA\r\nBDAT 1 LAST\r\nbNOOP\r\n"),
-        &["250", "250", "250", "250", "503", "250", "250"],
+        &after(
+            OPEN,
+            "BDAT 1\r\naDATA\r\nRCPT TO:<c@d.example>\r\nBDAT 1 LAST\r\nbNOOP\r\n",
+        ),
+        &["250", "250", "250", "250", "503", "503", "250", "250"],
     );
     expect(
         &after(OPEN, "BDAT 3 LAST\r\na\nbNOOP\r\nBDAT 1 LAST\r\nx"),
