@@ -14,3 +14,5 @@ pub mod reversed;
 pub mod schedule;
 pub mod session;
 pub mod status;
+#[cfg(test)]
+mod testing;

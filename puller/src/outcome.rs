@@ -189,3 +189,46 @@ fn login_failed(error: ClientError) -> Outcome {
         ClientError::Iterations | ClientError::Malformed => Outcome::Protocol(reason),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // covers: R2645-16
+    #[test]
+    fn each_outcome_has_its_exit_code_and_its_weight() {
+        let why = String::new;
+        for (outcome, code, severity) in [
+            (Outcome::Pulled, 0, Severity::Fine),
+            (Outcome::NoMail, 0, Severity::Fine),
+            (Outcome::Checked, 0, Severity::Fine),
+            (Outcome::Stopped, 75, Severity::Fine),
+            (Outcome::Unreachable(why()), 69, Severity::Retry),
+            (Outcome::TargetDown(why()), 71, Severity::Retry),
+            (Outcome::Later(why()), 75, Severity::Retry),
+            (Outcome::Broken(why()), 75, Severity::Retry),
+            (Outcome::Denied(why()), 77, Severity::Retry),
+            (Outcome::Refused(why()), 77, Severity::Alarm),
+            (Outcome::Protocol(why()), 76, Severity::Alarm),
+            (Outcome::Misconfigured(why()), 78, Severity::Alarm),
+        ] {
+            assert_eq!(
+                (outcome.exit_code().code(), outcome.severity()),
+                (code, severity),
+                "{outcome:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_outcome_reads_back_as_it_was_written() {
+        for outcome in [Outcome::Pulled, Outcome::Denied("why".into())] {
+            let text = serde_json::to_string(&outcome).unwrap();
+            assert_eq!(
+                serde_json::from_str::<Outcome>(&text).unwrap(),
+                outcome,
+                "{text}"
+            );
+        }
+    }
+}

@@ -60,6 +60,20 @@ pub struct Tally {
     pub refused: u64,
 }
 
+impl Tally {
+    /// Counts a message by its verdict.
+    fn count(&mut self, verdict: &Reply, octets: u64) {
+        if verdict.is_positive() {
+            self.messages += 1;
+            self.octets += octets;
+        } else if verdict.is_permanent() {
+            self.refused += 1;
+        } else {
+            self.deferred += 1;
+        }
+    }
+}
+
 /// How a session ended.
 #[derive(Debug, thiserror::Error)]
 pub enum End {
@@ -84,6 +98,7 @@ pub enum End {
 pub async fn serve(wire: Wire, handover: Handover, terms: &Terms) -> (Tally, End) {
     let mut session = Session::new(wire, handover, terms);
     let end = session.run().await;
+    session.count_envelope();
     let Session {
         wire,
         handover,
@@ -133,6 +148,8 @@ struct Message {
     reverse_path: ReversePath,
     smtputf8: bool,
     recipients: Vec<ForwardPath>,
+    /// The last refusal of the sender or of a recipient.
+    refusal: Option<Reply>,
     content: Option<Content>,
 }
 
@@ -234,6 +251,7 @@ impl<'t> Session<'t> {
     }
 
     fn mail(&mut self, path: ReversePath, parameters: MailParameters) {
+        self.count_envelope();
         self.message = Message::new();
         self.message.smtputf8 = parameters.smtputf8;
         self.group.mail = Some((path, parameters));
@@ -461,6 +479,7 @@ impl Message {
             reverse_path: ReversePath::Null,
             smtputf8: false,
             recipients: Vec::new(),
+            refusal: None,
             content: None,
         }
     }
@@ -513,3 +532,6 @@ impl std::fmt::Display for Paths<'_> {
 
 /// Recipients that a log line names.
 const PATHS_SHOWN: usize = 10;
+
+#[cfg(test)]
+mod tests;

@@ -170,12 +170,13 @@ impl Pull {
     /// A connection to the relay, encrypted from its first octet where the settings say so.
     async fn connect(&self) -> Result<Wire, Outcome> {
         let address = &self.relay.address;
-        let unreachable = |reason: String| Outcome::Unreachable(format!("{address}: {reason}"));
+        let unreachable =
+            |reason: String| Outcome::Unreachable(format!("cannot reach {address}: {reason}"));
         let addresses = resolve(address)
             .await
             .map_err(|error| unreachable(error.to_string()))?;
         let wire = Wire::connect(&addresses, CONNECT_TIMEOUT).await;
-        let wire = wire.map_err(|error| unreachable(error.to_string()))?;
+        let wire = wire.map_err(|error| unreachable(plain(&error)))?;
         match self.relay.tls {
             RelayTls::Implicit => self.shake_hands(wire).await,
             RelayTls::StartTls | RelayTls::Off => Ok(wire),
@@ -326,6 +327,14 @@ impl Asked {
     }
 }
 
+/// A connection that was never made did not break.
+fn plain(error: &WireError) -> String {
+    match error {
+        WireError::Io(error) => error.to_string(),
+        error => error.to_string(),
+    }
+}
+
 fn tls_failed(address: &str, error: &WireError) -> Outcome {
     match error {
         WireError::Tls(source) => match trust_failure(source) {
@@ -340,3 +349,6 @@ fn tls_failed(address: &str, error: &WireError) -> Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

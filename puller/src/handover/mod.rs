@@ -57,18 +57,34 @@ impl Setup {
             hostname: config.hostname.to_string(),
             tls,
             password,
-            timeouts: ClientTimeouts {
-                // R5321-45: the relay waits ten minutes, and must hear 451 before it gives up.
-                end_of_data: Duration::from_secs(9 * 60),
-                ..ClientTimeouts::default()
-            },
+            timeouts: timeouts(),
         })
+    }
+
+    /// A setup without secrets or TLS.
+    #[cfg(test)]
+    pub(crate) fn for_tests(config: crate::config::HandoverConfig) -> Self {
+        Self {
+            config,
+            hostname: "puller.example.org".to_owned(),
+            tls: None,
+            password: None,
+            timeouts: timeouts(),
+        }
     }
 
     /// The target as it is configured.
     #[must_use]
     pub fn target(&self) -> &Target {
         &self.config.target
+    }
+}
+
+fn timeouts() -> ClientTimeouts {
+    ClientTimeouts {
+        // R5321-45: the relay waits ten minutes, and must hear 451 before it gives up.
+        end_of_data: Duration::from_secs(9 * 60),
+        ..ClientTimeouts::default()
     }
 }
 

@@ -1,0 +1,232 @@
+//! Pulls from a relay that a test plays, in the clear on loopback.
+
+use atrn_shared::config::{Address, load};
+use atrn_shared::secret::Secret;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::testing::{Corporate, PATIENCE, Script};
+
+const OFFER: &str = "250-relay.example.net\r\n250-AUTH CRAM-MD5\r\n250 ATRN\r\n";
+
+/// The settings of a pull, by way of a file as anybody would write it.
+fn pull(address: &str, corporate: &Corporate) -> Pull {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("puller.toml");
+    let text = format!(
+        "hostname = \"puller.example.org\"\n[[relay]]\nname = \"mx1\"\naddress = \"{address}\"\ntls = \"off\"\naccount = \"corp\"\n\
+         secret_file = \"s\"\nweakest_mechanism = \"CRAM-MD5\"\ndomains = [\"example.org\", \"example.com\"]\n\
+         [handover]\ntarget = \"maildir:/nowhere\"\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    let config: PullerConfig = load(&path).unwrap().config;
+    let relay = config.relays[0].clone();
+    Pull {
+        hostname: config.hostname.to_string(),
+        domains: relay.domains.clone(),
+        relay,
+        credentials: Credentials {
+            secret: Some(Secret::new("tanstaaf".to_owned())),
+            identity: None,
+            tls: None,
+        },
+        limits: config.limits,
+        handover: corporate.setup(),
+        purpose: Purpose::Mail,
+        stop: CancellationToken::new(),
+    }
+}
+
+/// The relay's end: it says its next line whenever the puller has said one.
+async fn play(listener: TcpListener, script: Vec<String>) -> String {
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut stream: BufReader<TcpStream> = BufReader::new(stream);
+    let mut heard = String::new();
+    for line in script {
+        stream.write_all(line.as_bytes()).await.unwrap();
+        if stream.read_line(&mut heard).await.unwrap_or(0) == 0 {
+            return heard;
+        }
+    }
+    heard
+}
+
+/// A pull from a relay with this script; what the relay heard.
+async fn pulled(script: &[&str], purpose: Purpose) -> (Report, String) {
+    let corporate = Corporate::start(Script::default()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let script = script.iter().map(|line| format!("{line}\r\n")).collect();
+    let relay = tokio::spawn(play(listener, script));
+    let pull = Pull {
+        purpose,
+        ..pull(&address, &corporate)
+    };
+    let report = tokio::time::timeout(PATIENCE, pull.run()).await.unwrap();
+    (report, relay.await.unwrap())
+}
+
+/// To the reply to ATRN, and a goodbye.
+async fn asked(reply: &str) -> (Report, String) {
+    pulled(
+        &[
+            "220 relay.example.net",
+            OFFER.trim_end(),
+            "334 PDEuMkByPg==",
+            "235 2.7.0 ok",
+            reply,
+            "221 2.0.0 bye",
+        ],
+        Purpose::Mail,
+    )
+    .await
+}
+
+// covers: R2645-16, R2645-17
+#[tokio::test]
+async fn only_250_makes_us_a_server() {
+    for (reply, code, severity) in [
+        ("453 You have no mail", 0, Severity::Fine),
+        ("450 4.7.1 no", 77, Severity::Retry),
+        ("451 4.3.0 later", 75, Severity::Retry),
+        ("421 4.3.2 bye", 75, Severity::Retry),
+        ("530 5.7.0 who are you", 77, Severity::Alarm),
+        ("500 5.5.2 what", 76, Severity::Alarm),
+        ("501 5.5.4 what", 77, Severity::Alarm),
+        ("502 5.5.1 no", 76, Severity::Alarm),
+    ] {
+        let (report, heard) = asked(reply).await;
+        assert_eq!(
+            (report.outcome.exit_code().code(), report.outcome.severity()),
+            (code, severity),
+            "{reply}"
+        );
+        assert!(
+            heard.ends_with("ATRN example.org,example.com\r\nQUIT\r\n"),
+            "{reply}: {heard}"
+        );
+        assert!(!heard.contains("220 "), "{heard}");
+    }
+    for reply in ["354 what", "2", "999 what", "250-a\r\n251 b"] {
+        let (report, heard) = asked(reply).await;
+        assert_eq!(report.outcome.exit_code().code(), 76, "{reply}");
+        assert!(
+            heard.ends_with("ATRN example.org,example.com\r\n"),
+            "{reply}: {heard}"
+        );
+    }
+    let (_, heard) = asked("250-go\r\n250 on").await;
+    assert!(
+        heard.contains("ATRN example.org,example.com\r\n220 puller.example.org ESMTP\r\n"),
+        "{heard}"
+    );
+}
+
+#[tokio::test]
+async fn a_dry_run_asks_for_nothing() {
+    let script = [
+        "220 r",
+        OFFER.trim_end(),
+        "334 PDEuMkByPg==",
+        "235 2.7.0 ok",
+        "221 2.0.0 bye",
+    ];
+    let (report, heard) = pulled(&script, Purpose::DryRun).await;
+    assert_eq!(report.outcome, Outcome::Checked);
+    assert!(
+        heard.ends_with("QUIT\r\n") && !heard.contains("ATRN"),
+        "{heard}"
+    );
+}
+
+// covers: R2645-17
+#[tokio::test]
+async fn who_does_not_offer_atrn_learns_nothing() {
+    for offer in [
+        "250 relay.example.net",
+        "250-relay.example.net\r\n250 AUTH CRAM-MD5",
+        "250-relay.example.net\r\n250 ATRN",
+    ] {
+        let (report, heard) = pulled(&["220 r", offer, "221 bye"], Purpose::Mail).await;
+        assert_eq!(report.outcome.exit_code().code(), 76);
+        assert_eq!(heard, "EHLO puller.example.org\r\nQUIT\r\n");
+    }
+}
+
+#[tokio::test]
+async fn the_target_is_tried_before_the_relay() {
+    let corporate = Corporate::start(Script::default().on("GREETING", "554 5.3.2 down")).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pull = pull(&listener.local_addr().unwrap().to_string(), &corporate);
+    let report = pull.run().await;
+    assert_eq!(
+        report.outcome.exit_code().code(),
+        71,
+        "{:?}",
+        report.outcome
+    );
+    let knocked = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+    assert!(knocked.is_err(), "the relay was asked");
+}
+
+// covers: R2645-18
+#[tokio::test]
+async fn mail_comes_on_the_connection_that_asked_for_it() {
+    let script = [
+        "220 r",
+        OFFER.trim_end(),
+        "334 PDEuMkByPg==",
+        "235 2.7.0 ok",
+        "250 2.0.0 go",
+        "EHLO relay.example.net",
+    ];
+    let message = "MAIL FROM:<>\r\nRCPT TO:<u@example.com>\r\nBDAT 3 LAST\r\nx\r\nQUIT";
+    let (report, heard) = pulled(&[&script[..], &[message]].concat(), Purpose::Mail).await;
+    assert_eq!(report.outcome, Outcome::Pulled, "{heard}");
+    assert_eq!((report.tally.messages, report.tally.octets), (1, 3));
+}
+
+#[tokio::test]
+async fn a_relay_that_is_not_there_is_unreachable() {
+    let corporate = Corporate::start(Script::default()).await;
+    let unused = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let report = pull(&unused.to_string(), &corporate).run().await;
+    assert_eq!(report.outcome.exit_code().code(), 69);
+    let reason = report.outcome.to_string();
+    assert!(
+        reason.starts_with(&format!("cannot reach {unused}: Connection refused")),
+        "{reason}"
+    );
+}
+
+// covers: R2645-15, R5321-48
+#[tokio::test]
+async fn the_reply_to_atrn_may_take_ten_minutes() {
+    let corporate = Corporate::start(Script::default()).await;
+    let mut pull = pull("127.0.0.1:366", &corporate);
+    assert_eq!(
+        pull.relay.address,
+        Address {
+            host: "127.0.0.1".to_owned(),
+            port: 366
+        }
+    );
+    for (reply_timeout, expected) in [(1, 600), (300, 600), (1200, 1200)] {
+        pull.limits.reply_timeout = Duration::from_secs(reply_timeout);
+        assert_eq!(pull.wait(Awaited::Atrn).as_secs(), expected);
+        assert_eq!(pull.wait(Awaited::Ehlo).as_secs(), reply_timeout);
+    }
+}
+
+#[tokio::test]
+async fn a_stop_while_the_relay_thinks_ends_the_pull() {
+    let corporate = Corporate::start(Script::default()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pull = pull(&listener.local_addr().unwrap().to_string(), &corporate);
+    pull.stop.cancel();
+    assert_eq!(pull.run().await.outcome, Outcome::Stopped);
+}
