@@ -74,7 +74,7 @@ pub(super) fn sender(reverse_path: &str) -> String {
 }
 
 /// A path in a table.
-pub(super) const ADDRESS_CHARACTERS: usize = 40;
+pub(super) const ADDRESS_CHARACTERS: usize = 32;
 
 /// `1 delivery`, `2 deliveries`.
 pub(super) fn counted(number: u64, one: &str, more: &str) -> String {

@@ -19,19 +19,19 @@ pub struct Program {
 #[derive(Args, Clone, Debug)]
 pub struct Common {
     /// The main configuration file; `conf.d/*.toml` beside it is merged in.
-    #[arg(short, long, value_name = "FILE", global = true)]
+    #[arg(short, long, value_name = "FILE", global = true, help_heading = EVERYWHERE)]
     config: Option<PathBuf>,
 
     /// Print JSON instead of a table.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
 
     /// When to use colours.
-    #[arg(long, value_name = "WHEN", global = true, default_value = "auto")]
+    #[arg(long, value_name = "WHEN", global = true, default_value = "auto", help_heading = EVERYWHERE)]
     pub color: ColorWhen,
 
     /// Log more; twice logs everything.
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = EVERYWHERE)]
     pub verbose: u8,
 }
 
@@ -102,6 +102,9 @@ pub(super) fn command<C: CommandFactory>(program: Program) -> clap::Command {
             .hide_env(true)
     })
 }
+
+/// Keeps a command's own options together in its help.
+const EVERYWHERE: &str = "Options of every command";
 
 #[cfg(test)]
 mod tests {

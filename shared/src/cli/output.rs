@@ -72,7 +72,8 @@ impl Table {
     pub fn new(headings: &[&str]) -> Self {
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
-        table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+        // Cells are never broken: an id in two pieces can be neither copied nor searched for.
+        table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
         table.set_header(
             headings
                 .iter()
