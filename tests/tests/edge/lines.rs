@@ -6,7 +6,7 @@ use atrn_tests::message;
 use atrn_tests::peer::Peer;
 use atrn_tests::world::World;
 
-use super::{MAIL, RCPT, ask_all, patient_world, session, transaction};
+use super::{MAIL, RCPT, ask_all, expect_all, patient_world, session, transaction};
 
 /// One refusal for a line, however many line ends somebody else would see in it; then the session goes on.
 // covers: R5321-2
@@ -78,12 +78,12 @@ fn framing_does_not_depend_on_segments() {
     ask_all(&mut peer, &[(MAIL, "250"), (RCPT, "250")]);
     peer.send_octets(b"BDAT 7\r\nSubject");
     peer.expect("250 ");
-    peer.send_octets(b"BDAT 6 LAST\r\n: x\r\n\r\n");
+    peer.send_octets(b"BDAT 5 LAST\r\n: x\r\n");
     peer.expect("250 ");
     let arrived = super::pulled(&world);
     message::assert_same_content("by octets", &message::dots(), &arrived[0].content);
     assert!(
-        arrived[1].content.ends_with(b"\r\nSubject: x\r\n\r"),
+        arrived[1].content.ends_with(b"\r\nSubject: x\r\n"),
         "{}",
         arrived[1].content.escape_ascii()
     );
@@ -150,7 +150,7 @@ fn after_too_many_errors_the_session_ends() {
         &[
             ("XYZZY", "500"),
             ("RCPT TO:<a@elsewhere.example>", "550"),
-            ("MAIL", "501"),
+            ("RCPT", "501"),
             (MAIL, "503"),
         ],
     );
@@ -220,28 +220,29 @@ fn a_group_of_commands_is_answered_in_order() {
             "DATA",
         ];
         peer.send_octets(format!("{}\r\n", group.join("\r\n")).as_bytes());
-        for reply in [
-            "250 2.0.0",
-            "250 2.1.0",
-            "250 2.1.5",
-            "550 5.7.1",
-            "250 2.0.0",
-            "250 2.1.5",
-            "354",
-        ] {
-            peer.expect(reply);
-        }
+        expect_all(
+            &mut peer,
+            &[
+                "250 2.0.0",
+                "250 2.1.0",
+                "250 2.1.5",
+                "550 5.7.1",
+                "250 2.0.0",
+                "250 2.1.5",
+                "354",
+            ],
+        );
         peer.send_octets(&message::stuffed(&message::plain(round)));
         peer.expect("250 2.0.0");
     }
     // The next transaction may ride behind the end of the last one's content, and QUIT behind everything.
     let message = "Subject: ridden\r\n\r\n.\r\n";
     peer.send_octets(format!("{MAIL}\r\n{RCPT}\r\nDATA\r\n").as_bytes());
-    ["250", "250", "354"].map(|reply| peer.expect(reply));
+    expect_all(&mut peer, &["250", "250", "354"]);
     peer.send_octets(format!("{message}{MAIL}\r\n{RCPT}\r\nDATA\r\n").as_bytes());
-    ["250", "250", "250", "354"].map(|reply| peer.expect(reply));
+    expect_all(&mut peer, &["250", "250", "250", "354"]);
     peer.send_octets(format!("{message}QUIT\r\n").as_bytes());
-    ["250", "221"].map(|reply| peer.expect(reply));
+    expect_all(&mut peer, &["250", "221"]);
     peer.expect_close();
     assert_eq!(world.queue_list().len(), 5);
 }

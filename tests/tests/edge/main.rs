@@ -51,6 +51,14 @@ fn ask_all(peer: &mut Peer, dialogue: &[(&str, &str)]) {
     }
 }
 
+/// Expects these replies, one after the other.
+#[track_caller]
+fn expect_all(peer: &mut Peer, replies: &[&str]) {
+    for reply in replies {
+        peer.expect(reply);
+    }
+}
+
 /// Pulls everything into a corporate server, and returns what came.
 #[track_caller]
 fn pulled(world: &World) -> Vec<Arrived> {
@@ -66,6 +74,6 @@ fn pulled(world: &World) -> Vec<Arrived> {
 fn wait_for_no_session(world: &World) {
     wait_until("no session at the edge", || {
         let status = world.relay.cli(&["status", "--json"]).expect_code(0).json();
-        status["activity"]["smtp"]["now"] == 0
+        status["smtp"]["now"] == 0
     });
 }

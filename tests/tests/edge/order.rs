@@ -30,6 +30,7 @@ fn commands_out_of_order_are_refused_and_change_nothing() {
             ("EHLO client.source.example", "250 "),
             (RCPT, "503 5.5.1"),
             ("DATA", "503 5.5.1"),
+            ("MAIL", "501 5.5.4"),
             (MAIL, "250 2.1.0"),
             (MAIL, "503 5.5.1"),
             ("DATA", "554 5.5.1"),
@@ -39,7 +40,6 @@ fn commands_out_of_order_are_refused_and_change_nothing() {
             ("DATA now", "501 5.5.4"),
             ("RSET now", "501 5.5.4"),
             ("QUIT now", "501 5.5.4"),
-            ("MAIL", "501 5.5.4"),
             ("RCPT", "501 5.5.4"),
             ("DATA", "354 "),
             (".", "250 2.0.0"),
@@ -184,8 +184,7 @@ fn content_that_was_cut_off_is_discarded() {
     drop(peer);
     wait_for_no_session(&world);
     assert!(world.queue_list().is_empty());
-    let files = files_under(&world.relay.data_folder().join("spool"));
-    assert!(files.is_empty(), "{files:?}");
+    assert_eq!(world.relay.spool_files(), 0);
 }
 
 /// Only QUIT ends a session that does nothing wrong (RFC 5321 §3.8).
@@ -248,18 +247,4 @@ fn every_reply_has_an_enhanced_code_of_its_class() {
             assert!(is_code && enhanced[..1] == code[..1], "{line}: {reply}");
         }
     }
-}
-
-fn files_under(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(folder).expect("a folder");
-    entries
-        .map(|entry| entry.expect("an entry").path())
-        .flat_map(|path| {
-            if path.is_dir() {
-                files_under(&path)
-            } else {
-                vec![path]
-            }
-        })
-        .collect()
 }

@@ -143,7 +143,6 @@ fn local_parts_are_kept_as_they_were_written() {
         "UPPER",
         "upper",
         "\"Quoted Part\"",
-        "\"q\\\"q\"",
         "o'brien",
         "{a}~b^c`d",
     ];
@@ -292,7 +291,7 @@ fn internationalised_addresses_need_smtputf8_and_strict_names() {
         ],
     );
     peer.send_octets(b"RCPT TO:<user\xff@xn--bcher-kva.example>\r\n");
-    peer.expect("50");
+    peer.expect("501 ");
     peer.ask("DATA", "354");
     peer.send_octets(&message::stuffed(&message::eight_bit()));
     peer.expect("250 ");

@@ -1,0 +1,96 @@
+//! How many connections, for how long (RFC 5321 §4.5.3.2, §7.8).
+
+use atrn_tests::message;
+use atrn_tests::peer::Peer;
+use atrn_tests::process::wait_until;
+use atrn_tests::world::World;
+
+use super::{transaction, wait_for_no_session};
+
+/// Connects until there is room: the relay takes a moment to see that a client is gone.
+#[track_caller]
+fn connect_when_there_is_room(world: &World) -> Peer {
+    let mut found = None;
+    wait_until("there is room", || {
+        let mut peer = Peer::connect(world.relay.smtp_address());
+        found = peer.line().starts_with("220 ").then_some(peer);
+        found.is_some()
+    });
+    found.expect("a peer")
+}
+
+#[track_caller]
+fn expect_turned_away(world: &World) {
+    let mut peer = Peer::connect(world.relay.smtp_address());
+    assert_eq!(
+        peer.line(),
+        "421 4.3.2 relay.example.net is busy, try again later"
+    );
+    peer.expect_close();
+}
+
+// covers: R5321-1, R5321-22
+#[test]
+fn one_client_has_so_many_connections_and_no_more() {
+    let world = World::setup()
+        .relay("smtp.max_connections_per_ip", 3)
+        .start();
+    wait_for_no_session(&world);
+    let mut peers: Vec<Peer> = (0..3).map(|_| world.relay.smtp()).collect();
+    expect_turned_away(&world);
+    expect_turned_away(&world);
+    peers.remove(1).ask("QUIT", "221");
+    peers.push(connect_when_there_is_room(&world));
+    expect_turned_away(&world);
+    // Those that are in are not disturbed, and a connection that is lost makes room too.
+    drop(peers.remove(0));
+    peers.push(connect_when_there_is_room(&world));
+    for peer in &mut peers {
+        peer.ask("NOOP", "250");
+    }
+}
+
+// covers: R5321-1, R5321-22
+#[test]
+fn all_clients_together_have_so_many_connections_and_no_more() {
+    let world = World::setup()
+        .relay("smtp.max_connections", 3)
+        .relay("smtp.max_connections_per_ip", 100)
+        .start();
+    wait_for_no_session(&world);
+    let peers: Vec<Peer> = (0..3).map(|_| world.relay.smtp()).collect();
+    expect_turned_away(&world);
+    // Pullers have connections of their own.
+    drop(world.relay.odmr());
+    drop(peers);
+    drop(connect_when_there_is_room(&world));
+}
+
+/// One reply, and it is not the last one again.
+// covers: R5321-22, R5321-46, R5321-23
+#[test]
+fn a_silent_client_is_told_and_cut_off() {
+    let world = World::setup().relay("smtp.command_timeout", "1s").start();
+    let mut peer = world.relay.smtp();
+    peer.expect("421 4.4.2");
+    peer.expect_close();
+}
+
+// covers: R5321-22, R5321-47
+#[test]
+fn content_that_stops_coming_is_cut_off_and_discarded() {
+    let world = World::setup().relay("smtp.data_timeout", "1s").start();
+    let mut peer = transaction(&world);
+    peer.ask("DATA", "354");
+    peer.send_octets(&message::big(100_000));
+    peer.expect("421 4.4.2");
+    peer.expect_close();
+    let mut peer = transaction(&world);
+    peer.send("BDAT 1000 LAST");
+    peer.send_octets(b"Subject: x\r\n");
+    peer.expect("421 4.4.2");
+    peer.expect_close();
+    wait_for_no_session(&world);
+    assert!(world.queue_list().is_empty());
+    assert_eq!(world.relay.spool_files(), 0);
+}
