@@ -1,6 +1,6 @@
-//! Measures the queue alone: accepts, large bodies, claim and settle, and a deep queue.
+//! Measures the queue alone: accepts, large bodies, memory, claim and settle, and a deep queue.
 //!
-//! `cargo run --release -p atrn-relay --example queue_bench -- [--dir D] [--depth N] [accept|large|drain|deep]…`
+//! `cargo run --release -p atrn-relay --example queue_bench -- [--dir D] [--depth N] [accept|large|memory|drain|deep]…`
 //! Figures of different machines do not compare; figures of one run do. The inline limit and the page
 //! size were chosen with it: docs/decisions/0002-queue-on-sqlite.md.
 
@@ -44,6 +44,9 @@ fn main() -> Result<()> {
         }
         if wanted("large") {
             large(&directory).await?;
+        }
+        if wanted("memory") {
+            memory(&directory).await?;
         }
         if wanted("drain") {
             drain(&directory).await?;
@@ -105,6 +108,37 @@ async fn large(directory: &Path) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Twenty messages of 50 MB at once, in and out: what the process grew by at its largest.
+async fn memory(directory: &Path) -> Result<()> {
+    let store = fresh(directory)?;
+    let before = peak_memory()?;
+    let (sessions, octets) = (20, 50 * 1000 * KIB);
+    fill(&store, sessions, sessions, octets, "example.com").await?;
+    let accepted = peak_memory()?;
+    let mut tasks = tokio::task::JoinSet::new();
+    for lease in claim(&store, "example.com", sessions).await? {
+        tasks.spawn(async move {
+            let mut content = lease.content().await?;
+            while content.next().await?.is_some() {}
+            anyhow::Ok(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    let (accepted, sent) = (accepted - before, peak_memory()? - before);
+    println!("{sessions} x 50 MB at once: grew by {accepted} KiB in, {sent} KiB in and out");
+    Ok(())
+}
+
+/// The largest resident size so far in KiB.
+fn peak_memory() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    Ok(number.context("no VmHWM")?.parse()?)
 }
 
 async fn drain(directory: &Path) -> Result<()> {

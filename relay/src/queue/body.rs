@@ -22,7 +22,7 @@ use super::space::{Room, Space};
 use super::sqlite::keeper::Chore;
 
 /// Content up to this size lives in the database. Measured: docs/decisions/0002-queue-on-sqlite.md.
-pub const INLINE_BYTES: usize = 32 * 1024;
+pub const INLINE_BYTES: usize = 64 * 1024;
 /// One hop between a session and the disk. Two of them are in memory for each body.
 const CHUNK_BYTES: usize = 256 * 1024;
 

@@ -2,7 +2,7 @@
 
 mod group;
 pub(super) mod keeper;
-mod migrate;
+pub(super) mod migrate;
 mod operation;
 pub(super) mod reader;
 mod row;

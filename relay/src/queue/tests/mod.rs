@@ -2,6 +2,7 @@
 
 mod admin;
 mod content;
+mod depth;
 mod flow;
 mod opening;
 mod trouble;

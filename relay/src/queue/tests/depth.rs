@@ -1,0 +1,82 @@
+//! The millionth message costs what the first did: counted in steps of SQLite's machine, not in time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::queue::sqlite::{migrate, survey};
+
+/// Fills both domains and all states behind the store's back, where it is fast.
+fn filled(messages: u32) -> World {
+    let world = World::new();
+    let fill = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {messages})
+         INSERT INTO message SELECT i, i, '', 'a@example.net', '', 0, 1, 2 FROM n;
+         INSERT INTO body SELECT key, x'78' FROM message;
+         INSERT INTO domain VALUES (1, 'a.example'), (2, 'b.example');
+         INSERT INTO delivery SELECT key, 1, 1 + key / 5 % 2, key % 5, key, 0, 0, NULL,
+             '[{{\"to\":\"x@a.example\"}}]' FROM message;
+         INSERT INTO total SELECT domain, state, count(*), count(*) FROM delivery GROUP BY 1, 2;"
+    );
+    world.database().execute_batch(&fill).unwrap();
+    world.restart()
+}
+
+/// Steps that `query` takes.
+fn steps(world: &World, query: impl FnOnce(&Shared, &Connection)) -> u64 {
+    let connection = world.database();
+    let count = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&count);
+    let count_one = move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        false
+    };
+    connection.progress_handler(1, Some(count_one)).unwrap();
+    query(&world.store.shared, &connection);
+    count.load(Ordering::Relaxed)
+}
+
+fn page(filter: Filter) -> impl Fn(&Shared, &Connection) {
+    move |shared, connection| {
+        let rows = reader::list(shared, connection, &filter, None, 20).unwrap();
+        assert_eq!(rows.len(), 20);
+    }
+}
+
+#[test]
+fn claims_pages_totals_and_the_check_at_start_cost_the_same_at_any_depth() {
+    let worlds = [filled(1_000), filled(20_000)];
+    let domain = Filter {
+        domain: Some(domain("a.example")),
+        ..Filter::default()
+    };
+    let state = Filter {
+        state: Some(State::Held),
+        ..Filter::default()
+    };
+    let claim = |shared: &Shared, connection: &Connection| {
+        let claim = shared.leases.claim();
+        let places = [(1, State::Queued), (1, State::Deferred), (2, State::Queued)];
+        let keys = reader::candidates(connection, &claim, &places, 20, Timestamp::now());
+        assert_eq!(keys.unwrap().len(), 20);
+    };
+    let totals = |shared: &Shared, connection: &Connection| {
+        assert_eq!(survey::totals(shared, connection).unwrap().len(), 2);
+    };
+    let start = |_: &Shared, connection: &Connection| migrate::reach_ends(connection).unwrap();
+    let queries: [(&str, &dyn Fn(&Shared, &Connection)); 6] = [
+        ("claim", &claim),
+        ("first page", &page(Filter::default())),
+        ("first page of a domain", &page(domain)),
+        ("first page of a state", &page(state)),
+        ("totals", &totals),
+        ("check at start", &start),
+    ];
+    for (name, query) in queries {
+        let [few, many] = worlds.each_ref().map(|world| steps(world, query));
+        assert!(
+            few > 10 && many <= few + 10,
+            "{name}: {few} steps, then {many}"
+        );
+    }
+}
