@@ -46,9 +46,9 @@ pub async fn run(
     config: PullerConfig,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
+    config.check_files()?;
     let status = StatusFiles::open(&config.data_dir)?;
     let _lock = DaemonLock::take(&config.data_dir)?;
-    config.check_files()?;
     let watched = WatchedFiles {
         main: path.to_path_buf(),
         named: config.named_files(),

@@ -56,11 +56,12 @@ impl PullCommand {
         let config = load(common)?;
         let relays = chosen(&config, &self.relays)?;
         let relays = self.with_domains(&relays)?;
-        let status = StatusFiles::open(&config.data_dir)?;
         let runtime = runtime()?;
         let outcome = runtime.block_on(async {
             let stop = stop_on_signals()?;
             let pulls = self.pulls(&config, &relays, &stop)?;
+            // Last: what is wrong with the files leaves nothing behind.
+            let status = StatusFiles::open(&config.data_dir)?;
             pull_all(pulls, &stop, (!self.dry_run).then_some(&status)).await
         });
         runtime.shutdown_background();
