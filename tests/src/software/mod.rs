@@ -70,7 +70,7 @@ impl Software {
             Self::Postfix => ("postfix", "postfix"),
             Self::SmtpSink => ("smtp-sink", "postfix"),
             Self::SmtpSource => ("smtp-source", "postfix"),
-            Self::Swaks => ("swaks", "swaks"),
+            Self::Swaks => ("swaks", "swaks libnet-ssleay-perl"),
         }
     }
 
