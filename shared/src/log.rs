@@ -73,13 +73,15 @@ fn filter(level: LevelFilter, verbosity: u8) -> EnvFilter {
         // The libraries below are worth a line only when they are in trouble, unless all is asked for.
         Err(_) => {
             let ours = raised(level, verbosity);
-            let others = if ours == LevelFilter::TRACE {
-                ours
+            let (others, tls) = if ours == LevelFilter::TRACE {
+                (ours, ours)
             } else {
-                ours.min(LevelFilter::WARN)
+                // rustls warns of what a peer may do as it likes (fetchmail names an address where a host name
+                // belongs); what ends a handshake is in the line at the end of the session.
+                (ours.min(LevelFilter::WARN), ours.min(LevelFilter::ERROR))
             };
             EnvFilter::new(format!(
-                "{others},atrn_shared={ours},atrn_relay={ours},atrn_puller={ours}"
+                "{others},rustls={tls},atrn_shared={ours},atrn_relay={ours},atrn_puller={ours}"
             ))
         }
     }
