@@ -3,9 +3,9 @@
 //! Each is replaced in one step (written aside, synced, renamed), so that the daemon, which may read at any
 //! moment, sees the old file or the new one. A file that a person wrote is never touched.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -220,11 +220,8 @@ impl Fragments {
                 .map(|data| (data.uid(), data.gid())),
             Readers::Everybody => None,
         };
-        let created = DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&self.directory);
-        let written = created.and_then(|()| replace_file(path, text, readers.mode(), owner));
+        let written = make_directory(&self.directory)
+            .and_then(|()| replace_file(path, text, readers.mode(), owner));
         written.map_err(|source| FragmentError::Write {
             path: path.to_path_buf(),
             source,
@@ -248,6 +245,18 @@ impl Readers {
     }
 }
 
+/// Makes a directory of configuration files where it is missing. Whatever root's umask is, the daemon has to get into it.
+///
+/// # Errors
+/// What the system says.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o755))
+}
+
 /// A hidden file beside it is written first; the loader passes those over.
 fn replace_file(path: &Path, text: &str, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -259,6 +268,8 @@ fn replace_file(path: &Path, text: &str, mode: u32, owner: Option<(u32, u32)>) -
             .truncate(true)
             .mode(mode)
             .open(&aside)?;
+        // Whatever root's umask is, the daemon has to read it.
+        file.set_permissions(Permissions::from_mode(mode))?;
         if let Some((uid, gid)) = owner.filter(|owner| {
             file.metadata()
                 .is_ok_and(|own| (own.uid(), own.gid()) != *owner)
@@ -304,8 +315,6 @@ const ACCOUNT_HEAD: &str = "# Kept by `atrn-relay account`, which writes this fi
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use tempfile::TempDir;
 
     use super::*;

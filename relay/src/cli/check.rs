@@ -16,7 +16,7 @@ use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
 use super::units::{counted, moment, since};
-use super::{Call, client_failure, status};
+use super::{Call, open, status};
 
 /// Look for mistakes: configuration, secrets, certificate, permissions, ports, queue
 ///
@@ -272,9 +272,7 @@ impl Findings {
     }
 
     fn queue(&mut self, config: &RelayConfig) {
-        let asked = Client::open(config.clone())
-            .map_err(client_failure)
-            .and_then(|mut client| status::ask(&mut client));
+        let asked = open(config.clone()).and_then(|mut client| status::ask(&mut client));
         match asked {
             Ok(status) => self.ok("queue", held(&status)),
             Err(failure) => self.problem("queue", failure.text),

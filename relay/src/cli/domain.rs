@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use atrn_relay::config::{DomainConfig, RelayConfig};
-use atrn_relay::control::{Client, DomainStatus, Status};
+use atrn_relay::control::{DomainStatus, Status};
 use atrn_relay::fragments::{FragmentError, Fragments, NewDomain};
 use atrn_shared::cli::{Destructive, ExitCode, Failure, Output, Table, confirm, size};
 use atrn_shared::config::{show_duration, show_size};
@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::apply::{Applied, apply};
 use super::units::{counted, since};
-use super::{Call, status, units};
+use super::{Call, open, status, units};
 
 /// The domains that mail is accepted and held for
 #[derive(Debug, Subcommand)]
@@ -216,8 +216,7 @@ impl Show {
 }
 
 fn all(config: RelayConfig) -> Result<Vec<Shown>, Failure> {
-    let status: Status =
-        status::ask(&mut Client::open(config.clone()).map_err(super::client_failure)?)?;
+    let status: Status = status::ask(&mut open(config.clone())?)?;
     let shown = status.domains.into_iter().map(|status| {
         let name = &status.total.domain;
         // A running relay that refuses its files has other domains than the files: then show what is there.

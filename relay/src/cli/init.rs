@@ -1,13 +1,13 @@
 //! `init`: a first configuration and certificate.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use atrn_relay::certificate::self_signed;
 use atrn_relay::config::{DATA_DIR_DEFAULT, RelayConfig};
-use atrn_relay::fragments::{Fragments, NewDomain};
+use atrn_relay::fragments::{Fragments, NewDomain, make_directory};
 use atrn_shared::cli::{ExitCode, Failure};
 use atrn_shared::config::reason;
 use atrn_shared::smtp::address::Domain;
@@ -171,13 +171,12 @@ fn make(files: &Files, hostname: &Domain, text: &str) -> Result<SpkiPin, Failure
 
 fn write_new(path: &Path, content: &str, mode: u32) -> io::Result<()> {
     if let Some(directory) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(directory)?;
+        make_directory(directory)?;
     }
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
+    // Whatever root's umask is, the relay's user has to read them.
+    file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content.as_bytes())?;
     file.sync_all()
 }

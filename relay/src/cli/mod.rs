@@ -13,11 +13,12 @@ mod units;
 use std::path::PathBuf;
 
 use atrn_relay::config::{DEFAULT_PATH, RelayConfig};
-use atrn_relay::control::ClientError;
+use atrn_relay::control::{Client, ClientError};
 use atrn_shared::cli::{
     Common, CompletionsCommand, ExitCode, Failure, ManCommand, Output, Program, parse, print_error,
 };
 use clap::{Parser, Subcommand};
+use nix::sys::stat::{Mode, umask};
 
 use self::account::AccountCommand;
 use self::check::CheckCommand;
@@ -111,6 +112,17 @@ impl Call {
             format!("atrn-relay -c {}", self.config_path.display())
         }
     }
+}
+
+/// The running relay, or the queue itself.
+fn open(config: RelayConfig) -> Result<Client, Failure> {
+    keep_files_private();
+    Client::open(config).map_err(client_failure)
+}
+
+/// What the queue writes is other people's mail.
+fn keep_files_private() {
+    umask(Mode::from_bits_truncate(0o077));
 }
 
 /// Errors of the control socket name what was asked and why not; one line as they are.

@@ -13,11 +13,10 @@ use atrn_shared::cli::{ExitCode, Failure};
 use atrn_shared::log;
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::stat::{Mode, umask};
 use tokio::runtime::Builder;
 use tracing::{info, warn};
 
-use super::Call;
+use super::{Call, keep_files_private};
 
 /// Run the relay in the foreground until SIGTERM; SIGHUP reloads its files
 ///
@@ -34,8 +33,7 @@ impl RunCommand {
         log::start(settings.config.log, call.verbosity);
         settings.notes.log_warnings();
         settings.notes.log_changed();
-        // What the queue writes is other people's mail.
-        umask(Mode::from_bits_truncate(0o077));
+        keep_files_private();
         raise_file_limit();
         let sockets = atrn_relay::bind(&settings.config);
         let sockets = sockets.map_err(|error| Failure::failed(error.to_string()))?;

@@ -9,7 +9,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::units::{counted, elapsed, moment, since};
-use super::{Call, client_failure, units};
+use super::{Call, client_failure, open, units};
 
 /// Show how the relay is doing: sessions, totals, queue, the last pull of each account
 ///
@@ -29,7 +29,7 @@ pub(super) struct StatusCommand {
 
 impl StatusCommand {
     pub(super) fn run(self, call: &Call) -> Result<(), Failure> {
-        let status = ask(&mut Client::open(call.config()?).map_err(client_failure)?)?;
+        let status = ask(&mut open(call.config()?)?)?;
         let now = Timestamp::now();
         call.output.show(&status, |status| describe(status, now))?;
         let complaints = complaints(&status, now, self.max_age);

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atrn_shared::config::reason;
-use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, geteuid, setegid, seteuid};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -90,7 +89,6 @@ impl Client {
         // Only the daemon makes a queue: one that a command made could belong to another user.
         let store = if config.data_dir.join("queue.db").exists() {
             become_owner(&config.data_dir).map_err(local)?;
-            umask(Mode::from_bits_truncate(0o077));
             Some(Store::open(&config.data_dir).map_err(|error| match error {
                 OpenError::InUse { .. } => ClientError::NoAnswer(socket_path(&config.data_dir)),
                 error => error.into(),

@@ -1,10 +1,11 @@
 //! Commands that make and change files: `init`, `domain`, `account`, `man`.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::setup::Setup;
+use crate::setup::{PROGRAM, Setup};
 
 #[test]
 fn init_makes_a_setup_and_overwrites_nothing() {
@@ -301,4 +302,31 @@ fn help_completions_and_man_pages_come_from_the_tree() {
     let version = format!("atrn-relay {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(setup.program(&["--version"]).ok(), version);
     assert_eq!(setup.program(&["nonsense"]).code, 2);
+}
+
+/// A careful root's umask must not keep the relay's user from its configuration.
+#[test]
+fn files_have_the_same_modes_under_any_umask() {
+    let setup = Setup::empty();
+    let script = "umask 077; dir=$1; shift; exec \"$0\" -c \"$dir/new/relay.toml\" \"$@\"";
+    let careful = |arguments: &[&str]| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, PROGRAM]);
+        command.arg(setup.path("")).args(arguments);
+        assert!(command.output().unwrap().status.success(), "{arguments:?}");
+    };
+    careful(&["init", "--hostname", "mx1.example.net"]);
+    careful(&["domain", "add", "example.com"]);
+    careful(&["account", "add", "corp", "--domain", "example.com"]);
+    for (name, mode) in [
+        ("new", 0o755),
+        ("new/conf.d", 0o755),
+        ("new/relay.toml", 0o644),
+        ("new/relay.crt", 0o644),
+        ("new/relay.key", 0o600),
+        ("new/conf.d/domain-example.com.toml", 0o644),
+        ("new/conf.d/account-corp.toml", 0o600),
+    ] {
+        assert_eq!(setup.mode(name), mode, "{name}");
+    }
 }

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_atrn-relay");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_atrn-relay");
 
 /// How a command ended.
 #[derive(Debug, PartialEq)]

@@ -6,7 +6,7 @@ mod select;
 mod show;
 mod stats;
 
-use atrn_relay::control::{Client, Reply};
+use atrn_relay::control::Reply;
 use atrn_shared::cli::Failure;
 use clap::Subcommand;
 
@@ -14,7 +14,7 @@ use self::change::{Change, Remove};
 use self::list::List;
 use self::show::{Cat, Show};
 use self::stats::Stats;
-use super::{Call, client_failure};
+use super::{Call, open};
 
 /// The held mail: list, look, hold, release, retry, remove
 ///
@@ -43,7 +43,7 @@ pub(super) enum QueueCommand {
 
 impl QueueCommand {
     pub(super) fn run(self, call: &Call) -> Result<(), Failure> {
-        let client = &mut Client::open(call.config()?).map_err(client_failure)?;
+        let client = &mut open(call.config()?)?;
         match self {
             Self::List(command) => command.run(call, client),
             Self::Show(command) => command.run(call, client),
