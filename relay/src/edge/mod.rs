@@ -3,9 +3,7 @@
 //! Who listens is in [`crate::connections`]; what a command means, in `shared::smtp::server`; whether a
 //! recipient is ours, in [`policy`].
 
-mod pace;
 pub(crate) mod policy;
-mod received;
 mod session;
 
 use std::net::{IpAddr, SocketAddr};

@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 use atrn_shared::log;
 use atrn_shared::smtp::address::{ForwardPath, ReversePath};
 use atrn_shared::smtp::extension::Extensions;
+use atrn_shared::smtp::pace;
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
 use atrn_shared::smtp::reply::Reply;
 use atrn_shared::smtp::server::{Config, Event, Server, Summary, Tls};
+use atrn_shared::smtp::trace::Trace;
 use atrn_shared::wire::{Wire, WireError};
 use jiff::Zoned;
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::{debug, error, info};
 
-use super::received::Trace;
-use super::{Edge, pace, policy};
+use super::{Edge, policy};
 use crate::queue::{BodyWriter, Envelope, Recipient, SessionId, StoreError};
 use crate::session_id;
 use crate::settings::Settings;
@@ -227,20 +228,21 @@ impl Session<'_> {
             return;
         };
         let mut body = self.edge.store.body();
-        let trace = Trace {
+        let header = Trace {
             hello,
-            address: self.peer.ip(),
+            address: Some(self.peer.ip()),
             hostname: self.settings.config.hostname.as_str(),
             is_tls,
             smtputf8: message.envelope.needs_smtputf8,
-            queue_id: body.id(),
+            id: &body.id(),
             only_recipient: match message.envelope.recipients.as_slice() {
                 [only] => Some(&only.forward_path),
                 _ => None,
             },
             now: &Zoned::now(),
-        };
-        let written = body.write(trace.header().as_bytes()).await;
+        }
+        .header();
+        let written = body.write(header.as_bytes()).await;
         message.failure = written.err();
         message.body = Some(body);
         message.began = Instant::now();

@@ -15,6 +15,7 @@ pub mod data;
 pub mod extension;
 pub mod limits;
 pub mod line;
+pub mod pace;
 pub mod parameter;
 pub mod reply;
 pub mod server;

@@ -10,7 +10,8 @@ const GRACE: Duration = Duration::from_secs(60);
 const RATE_MIN: u64 = 500;
 
 /// How long the next octets may take, when `octets` came in `elapsed`; `None` when it took too long already.
-pub(crate) fn next_wait(elapsed: Duration, octets: u64, silence_max: Duration) -> Option<Duration> {
+#[must_use]
+pub fn next_wait(elapsed: Duration, octets: u64, silence_max: Duration) -> Option<Duration> {
     let left = CONTENT_TIME_MAX
         .checked_sub(elapsed)
         .filter(|left| !left.is_zero())?;
