@@ -48,6 +48,12 @@ impl Certificate {
         )
     }
 
+    /// The certificate as it is shown in a handshake.
+    #[must_use]
+    pub fn der(&self) -> &CertificateDer<'static> {
+        self.certificate.der()
+    }
+
     /// The certificate as PEM text.
     #[must_use]
     pub fn pem(&self) -> String {

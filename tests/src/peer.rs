@@ -154,6 +154,12 @@ impl Peer {
         self.stream.as_ref().and_then(Stream::tls_version)
     }
 
+    /// The certificate that the TLS server showed, where this end is the TLS client.
+    #[must_use]
+    pub fn peer_certificate(&self) -> Option<rustls::pki_types::CertificateDer<'static>> {
+        self.stream.as_ref().and_then(Stream::peer_certificate)
+    }
+
     /// Sends a line; CRLF is added.
     #[track_caller]
     pub fn send(&mut self, line: &str) {

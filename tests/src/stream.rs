@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, ProtocolVersion, ServerConfig, ServerConnection, StreamOwned,
 };
@@ -80,6 +80,19 @@ impl Stream {
             Self::TlsClient(stream) => stream.conn.protocol_version(),
             Self::TlsServer(stream) => stream.conn.protocol_version(),
             Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+
+    /// The certificate that the TLS server showed, where this end is the TLS client.
+    #[must_use]
+    pub fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+        match self {
+            Self::TlsClient(stream) => stream
+                .conn
+                .peer_certificates()
+                .and_then(|chain| chain.first())
+                .map(|certificate| certificate.clone().into_owned()),
+            Self::Tcp(_) | Self::TlsServer(_) | Self::Unix(_) => None,
         }
     }
 
