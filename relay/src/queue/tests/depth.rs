@@ -22,6 +22,8 @@ fn filled(messages: u32) -> World {
     world.restart()
 }
 
+type Query<'a> = &'a dyn Fn(&Shared, &Connection);
+
 /// Steps that `query` takes.
 fn steps(world: &World, query: impl FnOnce(&Shared, &Connection)) -> u64 {
     let connection = world.database();
@@ -64,7 +66,7 @@ fn claims_pages_totals_and_the_check_at_start_cost_the_same_at_any_depth() {
         assert_eq!(survey::totals(shared, connection).unwrap().len(), 2);
     };
     let start = |_: &Shared, connection: &Connection| migrate::reach_ends(connection).unwrap();
-    let queries: [(&str, &dyn Fn(&Shared, &Connection)); 6] = [
+    let queries: [(&str, Query<'_>); 6] = [
         ("claim", &claim),
         ("first page", &page(Filter::default())),
         ("first page of a domain", &page(domain)),

@@ -158,6 +158,24 @@ async fn each_recipient_ends_as_it_was_answered() {
     assert_eq!(world.rows("body"), 1, "the failed one keeps its content");
 }
 
+/// R-DUP: the puller answers 258 to an id that it has journaled, and takes nothing for it.
+#[tokio::test]
+async fn what_is_left_after_a_part_was_delivered_never_goes_by_the_old_id() {
+    for left in [later(), Outcome::Released] {
+        let world = World::new();
+        world.accept(&["x@a.example", "y@a.example"]).await;
+        let outcomes = vec![Outcome::Delivered, left];
+        let old = world.settle_one("a.example", outcomes).await;
+        world.let_time_pass();
+        let new = world
+            .settle_one("a.example", vec![Outcome::Delivered])
+            .await;
+        assert_ne!(new, old);
+        assert_eq!(new.queue_id(), old.queue_id());
+        assert!(world.all().await.is_empty());
+    }
+}
+
 #[tokio::test]
 async fn a_deferred_delivery_keeps_its_id_and_waits_longer_each_time() {
     let world = World::new();
