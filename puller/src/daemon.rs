@@ -95,11 +95,7 @@ impl Daemon {
             Ok(loaded)
         });
         let outcome = loaded.and_then(|loaded| {
-            loaded
-                .notes
-                .warnings
-                .iter()
-                .for_each(|warning| warn!("{warning}"));
+            loaded.notes.log_warnings();
             for key in self.config.needs_restart(&loaded.config) {
                 warn!("{key} has changed; restart to make it count");
             }

@@ -138,7 +138,7 @@ impl Pull {
                 peer(&error.to_string())
             ))
         })?;
-        debug!(relay = %self.relay.name, session, target = %self.handover.target(), "hand-over open");
+        debug!(relay = %self.relay.name, %session, target = %self.handover.target(), "hand-over open");
         let asking = async {
             let wire = self.connect().await?;
             self.ask(wire).await
@@ -305,13 +305,13 @@ impl Pull {
         } = tally;
         match outcome.severity() {
             Severity::Fine => {
-                info!(%relay, session, messages, octets, deferred, refused, ?took, reason, "pull ended")
+                info!(%relay, %session, messages, octets, deferred, refused, ?took, %reason, "pull ended")
             }
             Severity::Retry => {
-                warn!(%relay, session, messages, octets, deferred, refused, ?took, reason, "pull ended")
+                warn!(%relay, %session, messages, octets, deferred, refused, ?took, %reason, "pull ended")
             }
             Severity::Alarm => {
-                error!(%relay, session, messages, octets, deferred, refused, ?took, reason, "pull ended")
+                error!(%relay, %session, messages, octets, deferred, refused, ?took, %reason, "pull ended")
             }
         }
     }

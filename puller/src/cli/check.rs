@@ -46,7 +46,7 @@ struct Lines<'r> {
 
 impl CheckCommand {
     pub(super) fn run(&self, common: &Common) -> Result<ExitCode, Failure> {
-        let config = load(common)?;
+        let config = load(common)?.config;
         let relays = chosen(&config, &self.relays)?;
         config.check_files()?;
         let runtime = runtime()?;

@@ -9,11 +9,11 @@ mod status;
 use atrn_shared::cli::{
     self, Common, CompletionsCommand, ExitCode, Failure, ManCommand, Program, print_error,
 };
+use atrn_shared::config::Loaded;
 use atrn_shared::log;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use crate::config::{DEFAULT_PATH, PullerConfig, RelayConfig};
 
@@ -64,21 +64,11 @@ pub fn main() -> std::process::ExitCode {
 }
 
 /// Loads the settings and starts the log.
-fn load(common: &Common) -> Result<PullerConfig, Failure> {
+fn load(common: &Common) -> Result<Loaded<PullerConfig>, Failure> {
     let loaded = PullerConfig::load(&common.config())?;
     log::start(loaded.config.log, common.verbose);
-    loaded
-        .notes
-        .warnings
-        .iter()
-        .for_each(|warning| warn!("{warning}"));
-    if !loaded.notes.changed.is_empty() {
-        info!(
-            changed = loaded.notes.changed.join(", "),
-            "configuration loaded"
-        );
-    }
-    Ok(loaded.config)
+    loaded.notes.log_warnings();
+    Ok(loaded)
 }
 
 /// The relays of these names, or all.

@@ -53,7 +53,7 @@ struct Row {
 
 impl PullCommand {
     pub(super) fn run(&self, common: &Common) -> Result<ExitCode, Failure> {
-        let config = load(common)?;
+        let config = load(common)?.config;
         let relays = chosen(&config, &self.relays)?;
         let relays = self.with_domains(&relays)?;
         let runtime = runtime()?;

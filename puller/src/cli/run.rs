@@ -1,6 +1,7 @@
 //! `run`: the daemon.
 
 use atrn_shared::cli::{Common, Failure};
+use atrn_shared::config::Loaded;
 use clap::Args;
 
 use super::{built, load, stop_on_signals};
@@ -14,7 +15,8 @@ pub(super) struct RunCommand {}
 
 impl RunCommand {
     pub(super) fn run(&self, common: &Common) -> Result<(), Failure> {
-        let config = load(common)?;
+        let Loaded { config, notes, .. } = load(common)?;
+        notes.log_changed();
         let runtime = built(&mut tokio::runtime::Builder::new_multi_thread())?;
         let outcome = runtime.block_on(async {
             let stop = stop_on_signals()?;
