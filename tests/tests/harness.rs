@@ -6,7 +6,7 @@ use atrn_tests::inside::{Inside, Offer, Step};
 use atrn_tests::message::{self, Message, assert_same_content};
 use atrn_tests::peer::Peer;
 use atrn_tests::sender::{Framing, Sender, send};
-use atrn_tests::software::{Dovecot, Postfix, SmtpSink, smtp_source};
+use atrn_tests::software::{Dovecot, Load, Postfix, SmtpSink, assert_order_of_sessions};
 
 #[test]
 fn the_corporate_server_records_content_octet_for_octet() {
@@ -111,24 +111,38 @@ fn smtp_sink_dumps_what_smtp_source_sends() {
     let Some(mut sink) = SmtpSink::start(&[]) else {
         return;
     };
-    if !smtp_source(
-        sink.address(),
-        "user@example.org",
-        &["-s", "5", "-m", "50", "-l", "4096"],
-    ) {
+    let load = Load {
+        messages: 50,
+        sessions: 5,
+        octets: 4096,
+    };
+    if !load.send(sink.address(), "user@example.org") {
         return;
     }
     let messages = sink.wait_for_messages(50);
-    assert_eq!(messages.len(), 50);
-    for message in messages {
-        assert!(
-            message.mail.starts_with("<sender@source.example>"),
-            "{}",
-            message.mail
-        );
+    for message in &messages {
+        assert!(message.mail.starts_with("<sender@source.example>"));
         assert_eq!(message.recipients, ["<user@example.org>"]);
-        assert!(message.content.len() > 4096);
     }
+    let contents: Vec<Vec<u8>> = messages
+        .into_iter()
+        .map(|message| message.content)
+        .collect();
+    load.assert_arrived(&contents, "user@example.org");
+    assert_order_of_sessions(&contents);
+    let changes: [fn(&mut Vec<Vec<u8>>); 3] = [
+        |contents| contents[7] = contents[8].clone(),
+        |contents| contents[9].truncate(4000),
+        |contents| contents.truncate(49),
+    ];
+    for change in changes {
+        let mut wrong = contents.clone();
+        change(&mut wrong);
+        let seen = std::panic::catch_unwind(|| load.assert_arrived(&wrong, "user@example.org"));
+        assert!(seen.is_err(), "a change that nobody noticed");
+    }
+    let reversed: Vec<Vec<u8>> = contents.into_iter().rev().collect();
+    assert!(std::panic::catch_unwind(|| assert_order_of_sessions(&reversed)).is_err());
     let sent = [message::plain(1), message::dots()];
     send(
         sink.address(),

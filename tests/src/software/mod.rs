@@ -7,6 +7,7 @@ mod dovecot;
 mod maildir;
 mod postfix;
 mod smtp_sink;
+mod smtp_source;
 
 use std::path::PathBuf;
 
@@ -14,7 +15,8 @@ pub use clients::{Fetchmail, msmtp, swaks};
 pub use dovecot::Dovecot;
 pub use maildir::{maildir, with_crlf};
 pub use postfix::Postfix;
-pub use smtp_sink::{Dumped, SmtpSink, smtp_source};
+pub use smtp_sink::{Dumped, SmtpSink};
+pub use smtp_source::{Load, assert_order_of_sessions};
 
 /// A program that the harness can use, and the package that it comes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,15 +1,14 @@
-//! Postfix's `smtp-sink` and `smtp-source`: the yardstick of mail throughput.
+//! Postfix's `smtp-sink`, which writes down what it takes.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::{Software, with_crlf};
 use crate::ports::Port;
-use crate::process::{Output, Process};
+use crate::process::Process;
 
 /// Begins each message of the dump; no message of a test contains it.
 const MARK: &str = "-----smtp-sink-message-----";
@@ -159,33 +158,4 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
         from = at + 1;
     }
     None
-}
-
-/// Sends messages with `smtp-source`; all of them must be accepted. False when it is missing.
-///
-/// # Panics
-/// When a message is refused.
-#[track_caller]
-pub fn smtp_source(address: SocketAddr, recipient: &str, options: &[&str]) -> bool {
-    let Some(program) = Software::SmtpSource.find() else {
-        return false;
-    };
-    let mut command = Command::new(program);
-    command.args([
-        "-d",
-        "-C",
-        "10",
-        "-f",
-        "sender@source.example",
-        "-t",
-        recipient,
-    ]);
-    command.args(options).arg(address.to_string());
-    let output = Output::within(&mut command, Duration::from_secs(300));
-    assert_eq!(
-        output.code, 0,
-        "smtp-source: {}{}",
-        output.stdout, output.stderr
-    );
-    true
 }
