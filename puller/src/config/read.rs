@@ -97,6 +97,12 @@ fn read_relay(section: &Section<'_>) -> Option<RelayConfig> {
     let sessions = section.or("sessions", SESSIONS_DEFAULT, |value| {
         value.integer(&(1..=100)).map(|number| number as usize)
     });
+    if section.has("sessions") && sessions > 1 {
+        section.warn(
+            "sessions",
+            "not available in this version: one session at a time",
+        );
+    }
     let weakest_mechanism = read_weakest_mechanism(section, tls);
     if let Some(address) = &address
         && tls == RelayTls::Off
