@@ -1,11 +1,11 @@
 //! The daemon: a task for each relay that pulls when it is time, settings that change under it, and a clean end.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use atrn_shared::cli::{ExitCode, Failure};
-use atrn_shared::config::{ConfigErrors, Watch, WatchedFiles};
+use atrn_shared::config::{ConfigErrors, Loaded, Trigger, Watch, WatchedFiles};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -23,6 +23,7 @@ pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
 struct Daemon {
     path: PathBuf,
+    trigger: Trigger,
     config: PullerConfig,
     status: StatusFiles,
     relays: BTreeMap<String, Relay>,
@@ -37,27 +38,27 @@ struct Relay {
     stop: CancellationToken,
 }
 
-/// Pulls from every relay of the configuration until `stop`, and follows its changes.
+/// Pulls from every relay of the configuration until `stop`, and follows its changes. `files` were about to be
+/// read when the configuration was.
 ///
 /// # Errors
 /// What keeps it from starting.
 pub async fn run(
-    path: &Path,
+    files: WatchedFiles,
     config: PullerConfig,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
+    let path = files.main().to_path_buf();
+    let watched = files.with_named(config.named_files());
     config.check_files()?;
     let status = StatusFiles::open(&config.data_dir)?;
     let _lock = DaemonLock::take(&config.data_dir)?;
-    let watched = WatchedFiles {
-        main: path.to_path_buf(),
-        named: config.named_files(),
-    };
     let mut watch =
         Watch::start(watched).map_err(|error| Failure::from_error(ExitCode::Failed, &error))?;
     let hang_up = watch.trigger();
     let mut daemon = Daemon {
-        path: path.to_path_buf(),
+        path,
+        trigger: watch.trigger(),
         config: config.clone(),
         status,
         relays: BTreeMap::new(),
@@ -69,12 +70,7 @@ pub async fn run(
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            () = watch.changed() => {
-                if daemon.reload() {
-                    let named = daemon.config.named_files();
-                    hang_up.watch(WatchedFiles { main: path.to_path_buf(), named });
-                }
-            }
+            () = watch.changed() => daemon.reload(),
             Some(()) = signals.recv() => hang_up.pull(),
         }
     }
@@ -89,28 +85,34 @@ fn hang_ups() -> Result<tokio::signal::unix::Signal, Failure> {
 
 impl Daemon {
     /// Takes the files as they are now; when they are wrong, nothing changes.
-    fn reload(&mut self) -> bool {
-        let loaded = PullerConfig::load(&self.path).and_then(|loaded| {
-            loaded.config.check_files()?;
-            Ok(loaded)
-        });
-        let outcome = loaded.and_then(|loaded| {
-            loaded.notes.log_warnings();
-            for key in self.config.needs_restart(&loaded.config) {
-                warn!("{key} has changed; restart to make it count");
-            }
-            self.apply(loaded.config)
-        });
-        match outcome {
+    fn reload(&mut self) {
+        let files = WatchedFiles::about_to_read(&self.path);
+        match self.load(files) {
             Ok(()) => info!("configuration reloaded"),
             Err(errors) => {
                 for line in errors.to_string().lines() {
                     error!("configuration not reloaded, the old one stays: {line}");
                 }
-                return false;
             }
         }
-        true
+    }
+
+    fn load(&mut self, files: WatchedFiles) -> Result<(), ConfigErrors> {
+        let Loaded { config, notes, .. } = PullerConfig::load(&self.path)?;
+        let named = config.named_files();
+        let files = files.with_named(named.clone());
+        let restart = self.config.needs_restart(&config);
+        let applied = config.check_files().and_then(|()| self.apply(config));
+        if applied.is_err() {
+            self.trigger.watch_also(named);
+            return applied;
+        }
+        notes.log_warnings();
+        for key in restart {
+            warn!("{key} has changed; restart to make it count");
+        }
+        self.trigger.watch(files);
+        Ok(())
     }
 
     /// Begins, ends and resets tasks, so that there is one for each relay.

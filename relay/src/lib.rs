@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::activity::{Activity, Listening};
+use crate::config::RelayConfig;
 use crate::connections::Connections;
 use crate::edge::Edge;
 use crate::provider::Provider;
@@ -173,9 +174,19 @@ async fn supervise(
 /// All of the new settings, or none of them. What runs keeps the settings that it began with.
 async fn reload(watch: &Watch, live: &Live<Settings>, activity: &Activity) {
     let old = live.load();
-    let files = old.watched_files();
+    let main = old.watched_files().main().to_path_buf();
     let decoy_key = old.accounts.decoy_key().clone();
-    let loaded = tokio::task::spawn_blocking(move || Settings::load(&files.main, decoy_key)).await;
+    let trigger = watch.trigger();
+    let load = move || {
+        let loaded = Settings::load(&main, decoy_key);
+        if loaded.is_err()
+            && let Ok(refused) = RelayConfig::load(&main)
+        {
+            trigger.watch_also(refused.config.named_files());
+        }
+        loaded
+    };
+    let loaded = tokio::task::spawn_blocking(load).await;
     match loaded {
         Ok(Ok(new)) => {
             old.log_changes(&new);

@@ -43,8 +43,10 @@ impl Settings {
     /// # Errors
     /// Every problem.
     pub fn load(path: &Path, decoy_key: DecoyKey) -> Result<Self, ConfigErrors> {
+        let watched = WatchedFiles::about_to_read(path);
         let loaded = RelayConfig::load(path)?;
         let config = loaded.config;
+        let watched = watched.with_named(config.named_files());
         let accounts = Accounts::load(&config.accounts, decoy_key);
         let tls = config.tls.as_ref().map(load_tls).transpose();
         let (accounts, tls) = match (accounts, tls) {
@@ -57,10 +59,6 @@ impl Settings {
                     .flat_map(|errors| errors.problems().to_vec());
                 return Err(ConfigErrors::new(problems.collect()));
             }
-        };
-        let watched = WatchedFiles {
-            main: path.to_path_buf(),
-            named: config.named_files(),
         };
         Ok(Self {
             config,

@@ -357,6 +357,28 @@ fn a_broken_certificate_changes_nothing_and_status_shows_it() {
     open.finish();
 }
 
+/// An operator may write the name first and the file afterwards.
+#[test]
+fn a_certificate_that_comes_after_its_name_is_taken() {
+    let world = World::start();
+    world.relay.configure(|settings| {
+        settings
+            .set("tls.certificate", "new.crt")
+            .set("tls.key", "new.key");
+    });
+    wait_until("the missing file is shown", || {
+        status(&world)["configuration"]["error"]
+            .as_str()
+            .is_some_and(|error| error.contains("new.crt"))
+    });
+    let new = Certificate::for_name("relay.example.net");
+    let folder = world.relay.folder();
+    new.write(&folder.join("new.crt"), &folder.join("new.key"));
+    wait_until("the new certificate is shown", || {
+        world.relay.odmr().peer_certificate().as_ref() == Some(new.der())
+    });
+}
+
 #[test]
 fn what_must_wait_for_a_restart_is_said() {
     let world = World::start();

@@ -1,7 +1,7 @@
 //! `run`: the daemon.
 
 use atrn_shared::cli::{Common, Failure};
-use atrn_shared::config::Loaded;
+use atrn_shared::config::{Loaded, WatchedFiles};
 use clap::Args;
 
 use super::{built, load, stop_on_signals};
@@ -15,12 +15,13 @@ pub(super) struct RunCommand {}
 
 impl RunCommand {
     pub(super) fn run(&self, common: &Common) -> Result<(), Failure> {
+        let files = WatchedFiles::about_to_read(&common.config());
         let Loaded { config, notes, .. } = load(common)?;
         notes.log_changed();
         let runtime = built(&mut tokio::runtime::Builder::new_multi_thread())?;
         let outcome = runtime.block_on(async {
             let stop = stop_on_signals()?;
-            daemon::run(&common.config(), config, stop).await
+            daemon::run(files, config, stop).await
         });
         // A name look-up that hangs must not keep the process.
         runtime.shutdown_background();

@@ -21,12 +21,69 @@ use tracing::{debug, warn};
 use super::document::FRAGMENTS;
 
 /// What is watched: the main file with its `conf.d`, and the files that the settings name.
+///
+/// It holds the state of each from before it was read, so that a change between reading and watching is
+/// noticed too: a start takes its time, and a certificate that is renewed meanwhile may not be missed for months.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct WatchedFiles {
+    main: PathBuf,
+    named: BTreeSet<PathBuf>,
+    states: BTreeMap<PathBuf, Fingerprint>,
+}
+
+impl WatchedFiles {
+    /// To be called before the configuration is read.
+    #[must_use]
+    pub fn about_to_read(main: &Path) -> Self {
+        let mut files = Self {
+            main: main.to_path_buf(),
+            ..Self::default()
+        };
+        files.states = files.look();
+        files
+    }
+
+    /// Certificates, keys, secrets. To be called before they are read.
+    #[must_use]
+    pub fn with_named(mut self, named: BTreeSet<PathBuf>) -> Self {
+        let found = named
+            .iter()
+            .filter_map(|path| Some((path.clone(), fingerprint(path)?)));
+        self.states.extend(found);
+        self.named = named;
+        self
+    }
+
     /// The main configuration file.
-    pub main: PathBuf,
-    /// Certificates, keys, secrets.
-    pub named: BTreeSet<PathBuf>,
+    #[must_use]
+    pub fn main(&self) -> &Path {
+        &self.main
+    }
+
+    fn fragments(&self) -> PathBuf {
+        directory_of(&self.main).join(FRAGMENTS)
+    }
+
+    /// The state of each file that is there.
+    fn look(&self) -> BTreeMap<PathBuf, Fingerprint> {
+        let fragments = fs::read_dir(self.fragments())
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
+        let fragments = fragments.filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        });
+        let named = self.named.iter().cloned();
+        let files = named.chain([self.main.clone()]).chain(fragments);
+        files
+            .filter_map(|path| {
+                let fingerprint = fingerprint(&path)?;
+                Some((path, fingerprint))
+            })
+            .collect()
+    }
 }
 
 /// The system cannot watch files.
@@ -45,7 +102,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts to watch. From when this returns, no change is missed.
+    /// Starts to watch. No change since the files were about to be read is missed.
     ///
     /// # Errors
     /// [`WatchError`] when the main file's directory cannot be watched. Others are tried again later and logged.
@@ -66,14 +123,15 @@ impl Watch {
         let mut eye = Eye {
             watcher: watcher.map_err(failed)?,
             watched: BTreeSet::new(),
-            seen: BTreeMap::new(),
             files,
         };
         eye.watcher
             .watch(&main, RecursiveMode::NonRecursive)
             .map_err(failed)?;
         eye.watched.insert(main.clone());
-        eye.look();
+        eye.watch_directories();
+        // What changed since the files were read.
+        let _ = messages.send(Message::Look);
         let (sender, changes) = mpsc::channel(1);
         thread::Builder::new()
             .name("config-watch".to_owned())
@@ -115,10 +173,16 @@ impl Trigger {
     pub fn watch(&self, files: WatchedFiles) {
         let _ = self.0.send(Message::Files(files));
     }
+
+    /// Watches these too: a configuration that was refused names them, and one that is missing may be on its way.
+    pub fn watch_also(&self, named: BTreeSet<PathBuf>) {
+        let _ = self.0.send(Message::Also(named));
+    }
 }
 
 #[derive(Debug)]
 enum Message {
+    Also(BTreeSet<PathBuf>),
     Files(WatchedFiles),
     Look,
     Pull,
@@ -136,12 +200,11 @@ fn can_matter(kind: EventKind) -> bool {
 struct Eye {
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
-    seen: BTreeMap<PathBuf, Fingerprint>,
     files: WatchedFiles,
 }
 
 /// Tells one state of a file from the next without reading it.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 struct Fingerprint {
     device: u64,
     inode: u64,
@@ -174,55 +237,34 @@ impl Eye {
 
     /// Whether the message asks for a report in any case.
     fn take(&mut self, message: Message) -> bool {
-        if let Message::Files(files) = message {
-            // New files are not news: the settings that name them were just read. Old ones keep their state.
-            let mut before = std::mem::take(&mut self.seen);
-            self.files = files;
-            self.look();
-            before.retain(|path, _| self.is_of_interest(path));
-            self.seen.append(&mut before);
-            return false;
+        match message {
+            Message::Also(named) => {
+                let known = &self.files.named;
+                let new = named.into_iter().filter(|path| !known.contains(path));
+                let new: Vec<_> = new.collect();
+                // They were just read, or tried: as they are now, they are no news.
+                let states = new
+                    .iter()
+                    .filter_map(|path| Some((path.clone(), fingerprint(path)?)));
+                self.files.states.extend(states);
+                self.files.named.extend(new);
+                false
+            }
+            Message::Files(files) => {
+                self.files = files;
+                false
+            }
+            Message::Look => false,
+            Message::Pull => true,
         }
-        matches!(message, Message::Pull)
-    }
-
-    fn is_of_interest(&self, path: &Path) -> bool {
-        path == self.files.main
-            || self.files.named.contains(path)
-            || path.starts_with(self.fragments())
-    }
-
-    fn fragments(&self) -> PathBuf {
-        directory_of(&self.files.main).join(FRAGMENTS)
     }
 
     /// Takes a new look at every file; whether any differs. Also follows directories that came or went.
     fn look(&mut self) -> bool {
         self.watch_directories();
-        let mut now = BTreeMap::new();
-        let fragments = fs::read_dir(self.fragments())
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path());
-        let fragments = fragments.filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "toml")
-        });
-        let files = self
-            .files
-            .named
-            .iter()
-            .cloned()
-            .chain([self.files.main.clone()])
-            .chain(fragments);
-        for path in files {
-            if let Some(fingerprint) = fingerprint(&path) {
-                now.insert(path, fingerprint);
-            }
-        }
-        let changed = now != self.seen;
-        self.seen = now;
+        let now = self.files.look();
+        let changed = now != self.files.states;
+        self.files.states = now;
         changed
     }
 
@@ -234,7 +276,7 @@ impl Eye {
             .map(|path| directory_of(path))
             .collect();
         wanted.insert(directory_of(&self.files.main));
-        wanted.insert(self.fragments());
+        wanted.insert(self.files.fragments());
         wanted.retain(|directory| directory.is_dir());
         for gone in self.watched.difference(&wanted) {
             let _ = self.watcher.unwatch(gone);
@@ -321,9 +363,27 @@ mod tests {
 
     fn files(directory: &Path, named: &[&str]) -> WatchedFiles {
         let named = named.iter().map(|name| directory.join(name)).collect();
-        WatchedFiles {
-            main: directory.join("main.toml"),
-            named,
+        WatchedFiles::about_to_read(&directory.join("main.toml")).with_named(named)
+    }
+
+    #[tokio::test]
+    async fn a_change_between_reading_and_watching_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name);
+        for (at_first, later) in [
+            ("main.toml", "conf.d/a.toml"),
+            ("key", "key"),
+            ("x", "main.toml"),
+        ] {
+            fs::create_dir_all(path("conf.d")).unwrap();
+            fs::write(path(at_first), "1").unwrap();
+            let files = files(directory.path(), &["key"]);
+            fs::write(path(later), "later").unwrap();
+            let mut watch = Watch::start(files).unwrap();
+            let changed = tokio::time::timeout(Duration::from_secs(20), watch.changed());
+            changed
+                .await
+                .unwrap_or_else(|_| panic!("{later} was not noticed"));
         }
     }
 
@@ -376,6 +436,19 @@ mod tests {
         std::os::unix::fs::symlink("new", setup.path("link.new")).unwrap();
         fs::rename(setup.path("link.new"), setup.path("link")).unwrap();
         setup.changed("the link").await;
+    }
+
+    #[tokio::test]
+    async fn what_a_refused_configuration_names_is_watched_too() {
+        let mut setup = Setup::start();
+        let trigger = setup.watch.trigger();
+        trigger.watch_also(BTreeSet::from([setup.path("coming.crt")]));
+        trigger.pull();
+        setup.changed("the trigger").await;
+        fs::write(setup.path("coming.crt"), "1").unwrap();
+        setup.changed("the file that was missing").await;
+        setup.replace("certificates/relay.crt", "2");
+        setup.changed("one that was watched before").await;
     }
 
     /// Pulled once, the trigger is reported once: were the unrelated file or reading a change, the second wait
