@@ -1,5 +1,6 @@
 //! One pull: the hand-over first, then the relay, AUTH and ATRN, and the reversed session on the same connection.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Credentials, Limits, PullerConfig, RelayConfig, RelayTls};
-use crate::dial::{CONNECT_TIMEOUT, resolve};
+use crate::dial::{self, CONNECT_TIMEOUT, resolve};
 use crate::handover::{self, Handover};
 use crate::login;
 use crate::outcome::{Outcome, Severity};
@@ -171,12 +172,9 @@ impl Pull {
     async fn connect(&self) -> Result<Wire, Outcome> {
         let address = &self.relay.address;
         let unreachable =
-            |reason: String| Outcome::Unreachable(format!("cannot reach {address}: {reason}"));
-        let addresses = resolve(address)
-            .await
-            .map_err(|error| unreachable(error.to_string()))?;
-        let wire = Wire::connect(&addresses, CONNECT_TIMEOUT).await;
-        let wire = wire.map_err(|error| unreachable(plain(&error)))?;
+            |error: io::Error| Outcome::Unreachable(format!("cannot reach {address}: {error}"));
+        let addresses = resolve(address).await.map_err(unreachable)?;
+        let wire = dial::connect(&addresses).await.map_err(unreachable)?;
         match self.relay.tls {
             RelayTls::Implicit => self.shake_hands(wire).await,
             RelayTls::StartTls | RelayTls::Off => Ok(wire),
@@ -324,14 +322,6 @@ impl Asked {
             extensions: customer.extensions().clone(),
             mechanism: customer.mechanism(),
         }
-    }
-}
-
-/// A connection that was never made did not break.
-fn plain(error: &WireError) -> String {
-    match error {
-        WireError::Io(error) => error.to_string(),
-        error => error.to_string(),
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{chosen, load, runtime};
 use crate::config::{PullerConfig, RelayConfig, RelayTls};
-use crate::dial::{CONNECT_TIMEOUT, resolve};
+use crate::dial::{self, resolve};
 use crate::handover::Handover;
 use crate::outcome::Outcome;
 use crate::session::{Asked, Pull, Purpose};
@@ -129,7 +129,7 @@ impl Lines<'_> {
             .map(|address| address.ip().to_string())
             .collect();
         self.ok("name", shown.join(", "));
-        let wire = match Wire::connect(&addresses, CONNECT_TIMEOUT).await {
+        let wire = match dial::connect(&addresses).await {
             Ok(wire) => wire,
             Err(error) => {
                 let reason = format!(

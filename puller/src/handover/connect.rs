@@ -8,7 +8,7 @@ use atrn_shared::dialogue::{Dialogue, LinkFault};
 use atrn_shared::sasl::{self, ClientCredentials, ClientError, ClientSettings, Mechanism, base64};
 use atrn_shared::smtp::client::Dialect;
 use atrn_shared::smtp::reply::Reply;
-use atrn_shared::tls::ClientTls;
+use atrn_shared::tls::{ClientTls, trust_failure};
 use atrn_shared::wire::{Wire, WireError};
 use tokio::net::UnixStream;
 use tracing::warn;
@@ -16,7 +16,7 @@ use tracing::warn;
 use super::Setup;
 use super::verdict::Names;
 use crate::config::{HandoverTls, Target};
-use crate::dial::{CONNECT_TIMEOUT, resolve};
+use crate::dial::{self, CONNECT_TIMEOUT, resolve};
 use crate::login;
 
 /// Why the target takes no mail now.
@@ -35,7 +35,7 @@ pub enum ConnectError {
     },
     /// The dialogue ended before mail could flow.
     #[error(transparent)]
-    Link(#[from] LinkFault),
+    Link(LinkFault),
     /// We have no way to log in that the target takes.
     #[error("cannot log in: {0}")]
     Login(#[from] ClientError),
@@ -58,11 +58,28 @@ pub enum ConnectError {
         /// What the system says.
         source: io::Error,
     },
+    /// Nobody answers at the address.
+    #[error("cannot connect: {0}")]
+    Unreachable(io::Error),
+    /// The target is not who it should be.
+    #[error("{0}; is this the target, and is pin or ca right?")]
+    Untrusted(String),
 }
 
 impl From<WireError> for ConnectError {
     fn from(error: WireError) -> Self {
-        Self::Link(error.into())
+        LinkFault::from(error).into()
+    }
+}
+
+impl From<LinkFault> for ConnectError {
+    fn from(fault: LinkFault) -> Self {
+        match &fault {
+            LinkFault::Wire(WireError::Tls(error)) => {
+                trust_failure(error).map_or(Self::Link(fault), Self::Untrusted)
+            }
+            _ => Self::Link(fault),
+        }
     }
 }
 
@@ -106,7 +123,9 @@ async fn tcp(address: &Address) -> Result<Wire, ConnectError> {
             host: address.host.clone(),
             source,
         })?;
-    Ok(Wire::connect(&addresses, CONNECT_TIMEOUT).await?)
+    dial::connect(&addresses)
+        .await
+        .map_err(ConnectError::Unreachable)
 }
 
 async fn tls(setup: &Setup, address: &Address) -> Result<Wire, ConnectError> {
