@@ -138,7 +138,7 @@ struct Session<'t> {
 enum Asked {
     Mail,
     /// With the refusal, when it is ours and the target is not asked.
-    Recipient(Option<Reply>),
+    Recipient(Option<(ForwardPath, Reply)>),
     Content,
 }
 
@@ -148,7 +148,7 @@ struct Message {
     reverse_path: ReversePath,
     smtputf8: bool,
     recipients: Vec<ForwardPath>,
-    /// The last refusal of the sender or of a recipient.
+    /// The first refusal of the envelope.
     refusal: Option<Reply>,
     content: Option<Content>,
 }
@@ -259,11 +259,14 @@ impl<'t> Session<'t> {
     }
 
     fn recipient(&mut self, path: ForwardPath, parameters: RcptParameters) {
-        let refusal = self.refusal(&path);
-        if refusal.is_none() {
-            self.group.recipients.push((path, parameters));
-        }
-        self.asked.push(Asked::Recipient(refusal));
+        let refused = match self.refusal(&path) {
+            Some(reply) => Some((path, reply)),
+            None => {
+                self.group.recipients.push((path, parameters));
+                None
+            }
+        };
+        self.asked.push(Asked::Recipient(refused));
     }
 
     /// The REV rule: nothing but what we asked for, and the postmaster, whom every server must have (R5321-9).
@@ -324,8 +327,14 @@ impl<'t> Session<'t> {
         let mut passed_on = passed_on.zip(recipients);
         for asked in self.asked.drain(..) {
             let reply = match asked {
-                Asked::Mail => mail.clone(),
-                Asked::Recipient(Some(refusal)) => {
+                Asked::Mail => {
+                    if let Some(refusal) = mail.as_ref().filter(|reply| !reply.is_positive()) {
+                        self.message.refused(None, refusal, self.terms);
+                    }
+                    mail.clone()
+                }
+                Asked::Recipient(Some((path, refusal))) => {
+                    self.message.refused(Some(&path), &refusal, self.terms);
                     self.server.answer(refusal);
                     self.server.count_error();
                     continue;
@@ -333,13 +342,21 @@ impl<'t> Session<'t> {
                 Asked::Recipient(None) => passed_on.next().map(|(path, reply)| {
                     if reply.is_positive() {
                         self.message.recipients.push(path);
+                    } else {
+                        self.message.refused(Some(&path), &reply, self.terms);
                     }
                     reply
                 }),
-                // 354 to content for nobody: the machine turns it into its refusal.
-                Asked::Content => content
-                    .clone()
-                    .or_else(|| Some(Reply::bare(354, "Go ahead"))),
+                Asked::Content => {
+                    if let Some(refusal) = content.as_ref().filter(|reply| !reply.is_intermediate())
+                    {
+                        self.message.refused(None, refusal, self.terms);
+                    }
+                    // 354 to content for nobody: the machine turns it into its refusal.
+                    content
+                        .clone()
+                        .or_else(|| Some(Reply::bare(354, "Go ahead")))
+                }
             };
             self.server
                 .answer(reply.unwrap_or_else(|| Reply::new(451, "4.3.0", "Try again later")));
@@ -376,14 +393,8 @@ impl<'t> Session<'t> {
     async fn end_of_message(&mut self, summary: Summary) {
         let verdict = self.handover.finish().await;
         self.log(&verdict, summary.octets);
-        match verdict.reply.code() / 100 {
-            2 => {
-                self.tally.messages += 1;
-                self.tally.octets += summary.octets;
-            }
-            4 => self.tally.deferred += 1,
-            _ => self.tally.refused += 1,
-        }
+        self.tally.count(&verdict.reply, summary.octets);
+        self.message.refusal = None;
         self.message.content = None;
         self.server.answer(verdict.reply);
         if self.handover.is_exhausted() {
@@ -414,7 +425,8 @@ impl<'t> Session<'t> {
             self.pass_on().await;
         }
         if let (Some(reply), Some(_)) = (refusal, &self.message.content) {
-            self.tally.refused += 1;
+            self.tally.count(&reply, 0);
+            self.message.refusal = None;
             self.log(
                 &Verdict {
                     said: reply.clone(),
@@ -424,7 +436,15 @@ impl<'t> Session<'t> {
             );
         }
         self.message.content = None;
+        self.count_envelope();
         self.handover.abandon().await;
+    }
+
+    /// A transaction that came to its end with its envelope counts as well.
+    fn count_envelope(&mut self) {
+        if let Some(reply) = self.message.refusal.take() {
+            self.tally.count(&reply, 0);
+        }
     }
 
     fn stop(&mut self) {
@@ -482,6 +502,18 @@ impl Message {
             refusal: None,
             content: None,
         }
+    }
+
+    /// The sender, a recipient or DATA was. What only follows from an earlier refusal is not told.
+    fn refused(&mut self, recipient: Option<&ForwardPath>, reply: &Reply, terms: &Terms) {
+        if self.refusal.is_some() && (recipient.is_none() || reply.code() == 503) {
+            return;
+        }
+        let Terms { relay, session, .. } = terms;
+        let reverse_path = self.reverse_path.to_string();
+        let forward_path = recipient.map(ForwardPath::to_string).unwrap_or_default();
+        warn!(%relay, %session, reverse_path = %peer(&reverse_path), forward_path = %peer(&forward_path), %reply, "refused");
+        self.refusal.get_or_insert_with(|| reply.clone());
     }
 }
 

@@ -331,7 +331,12 @@ fn tls_failed(address: &str, error: &WireError) -> Outcome {
             Some(reason) => Outcome::Refused(format!(
                 "{address}: {reason}; is this the relay, and is pin or ca right?"
             )),
-            None => Outcome::Protocol(format!("{address}: {error}; is tls right for this port?")),
+            // rustls speaks of invalid data when it does not like what it read.
+            None if source.kind() == io::ErrorKind::InvalidData => {
+                Outcome::Protocol(format!("{address}: {error}; is tls right for this port?"))
+            }
+            // A relay that is busy, or starts just now, cuts the handshake off: no reason to stay away for long.
+            None => Outcome::Unreachable(format!("{address}: {error}")),
         },
         WireError::EarlyOctets => Outcome::Protocol(format!("{address}: {error}")),
         WireError::Closed | WireError::Io(_) | WireError::TimedOut => {

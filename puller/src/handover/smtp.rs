@@ -84,6 +84,12 @@ impl Smtp {
             };
         }
         match outcome {
+            Some(Ok(PartVerdict {
+                mail: Some(said), ..
+            })) if is_locked_out(&said) => {
+                self.lose(&LinkFault::Unavailable(said));
+                Verdicts::all(group, &verdict::locked_out())
+            }
             Some(Ok(verdict)) => self.judge(group, &verdict),
             Some(Err(fault)) => {
                 self.lose(&fault);
@@ -340,6 +346,12 @@ fn is_stale(fault: &LinkFault) -> bool {
         LinkFault::Wire(error) => !matches!(error, WireError::TimedOut),
         LinkFault::Protocol(_) => false,
     }
+}
+
+/// Encrypt first, log in first, log in otherwise (RFC 3207 §4, RFC 4954 §4 and §6): that is about us, and no verdict
+/// on a message (R5321-27).
+fn is_locked_out(said: &Reply) -> bool {
+    matches!(said.code(), 530 | 534 | 535 | 538)
 }
 
 fn bad_sequence() -> Reply {

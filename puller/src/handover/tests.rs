@@ -321,6 +321,19 @@ async fn a_connection_gone_stale_costs_nothing() {
     }
 }
 
+// covers: R5321-27
+#[tokio::test]
+async fn a_target_that_locks_us_out_has_not_judged_the_message() {
+    for reply in ["530 5.7.0 log in first", "535 5.7.8 who are you"] {
+        let (corporate, mut handover) = open(Script::default().once("MAIL", reply)).await;
+        let (replies, _) = send(&mut handover, &group("", &["u@example.org"], DATA)).await;
+        assert_eq!(replies, "451 4.7.0, 451 4.7.0, 451 4.7.0");
+        let (_, verdict) = send(&mut handover, &group("", &["u@example.org"], DATA)).await;
+        assert!(verdict.unwrap().is_positive());
+        assert_eq!(corporate.record().sessions, 2);
+    }
+}
+
 // covers: R2033-1
 #[tokio::test]
 async fn lmtp_takes_one_recipient_a_transaction() {

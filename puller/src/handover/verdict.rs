@@ -103,6 +103,11 @@ pub(super) fn link_lost() -> Reply {
     )
 }
 
+/// The target wants us to prove who we are, or to encrypt.
+pub(super) fn locked_out() -> Reply {
+    Reply::new(451, "4.7.0", "The mail server inside does not let us in")
+}
+
 /// There is no link to the target.
 pub(super) fn unreachable() -> Reply {
     Reply::new(451, "4.4.1", "The mail server inside cannot be reached")

@@ -524,7 +524,7 @@ async fn a_target_that_dies_ends_the_session_after_a_few_tries() {
     assert_eq!(
         tally,
         Tally {
-            deferred: 1,
+            deferred: 3,
             ..Tally::default()
         }
     );
