@@ -94,6 +94,7 @@ impl Dovecot {
 /// Debian's `nobody`: mail is delivered under this user.
 const NOBODY: u32 = 65_534;
 
+/// Its disk is not what is tested: it need not wait for it.
 fn configuration(folder: &Path, port: &Port) -> String {
     let base: PathBuf = folder.join("run");
     let (folder, base) = (folder.display(), base.display());
@@ -106,6 +107,7 @@ log_path = {folder}/log
 listen = 127.0.0.1
 ssl = no
 mail_location = maildir:~/Maildir
+mail_fsync = never
 mail_home = {folder}/mail/%n
 first_valid_uid = 1
 first_valid_gid = 1

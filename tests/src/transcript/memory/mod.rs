@@ -2,7 +2,8 @@
 //! each other. Nothing here waits, so a machine that is silent where a line is due is seen at
 //! once, and every input can be fed octet by octet.
 
-mod machines;
+mod receiving;
+mod sending;
 mod settings;
 
 use std::fmt::Write as _;
@@ -13,7 +14,8 @@ use super::play::{Channel, Player, check_keywords, ehlo_keywords, is_continued};
 use super::{Room, Transcript};
 use crate::peer::{Pace, shown};
 use crate::world::ACCOUNT;
-use machines::{CustomerEnd, DrainEnd, ProviderEnd, ServerEnd};
+use receiving::{CustomerEnd, ServerEnd};
+use sending::{DrainEnd, ProviderEnd};
 use settings::{SECRET, Settings};
 
 /// One end of a dialogue, as octets in and octets out.
