@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atrn_shared::log::peer;
 use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::extension::Extensions;
 use atrn_shared::smtp::pace;
@@ -18,7 +17,6 @@ use atrn_shared::smtp::trace::Trace;
 use atrn_shared::wire::{Wire, WireError};
 use jiff::Zoned;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use crate::config::Limits;
 use crate::handover::{Group, Handover, Verdict, Verdicts};
@@ -29,6 +27,11 @@ const DATA_TIMEOUT: Duration = Duration::from_secs(3 * 60);
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A session that goes on and on is begun anew some time, between two messages.
 const SESSION_TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+mod message;
+
+pub use message::Tally;
+use message::{Content, Message};
 
 /// What holds for a reversed session.
 #[derive(Clone, Debug)]
@@ -45,33 +48,6 @@ pub struct Terms {
     pub limits: Limits,
     /// Ends the session at the next message boundary.
     pub stop: CancellationToken,
-}
-
-/// What came of a session.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Tally {
-    /// Messages that the target took.
-    pub messages: u64,
-    /// Octets of their content as it came from the relay.
-    pub octets: u64,
-    /// Messages that the target, or we, refused for now.
-    pub deferred: u64,
-    /// Messages that the target, or we, refused for good.
-    pub refused: u64,
-}
-
-impl Tally {
-    /// Counts a message by its verdict.
-    fn count(&mut self, verdict: &Reply, octets: u64) {
-        if verdict.is_positive() {
-            self.messages += 1;
-            self.octets += octets;
-        } else if verdict.is_permanent() {
-            self.refused += 1;
-        } else {
-            self.deferred += 1;
-        }
-    }
 }
 
 /// How a session ended.
@@ -140,25 +116,6 @@ enum Asked {
     /// With the refusal, when it is ours and the target is not asked.
     Recipient(Option<(ForwardPath, Reply)>),
     Content,
-}
-
-/// The transaction under way, for the trace header and the log.
-struct Message {
-    began: Instant,
-    reverse_path: ReversePath,
-    smtputf8: bool,
-    recipients: Vec<ForwardPath>,
-    /// The first refusal of the envelope.
-    refusal: Option<Reply>,
-    content: Option<Content>,
-}
-
-/// Content on its way.
-#[derive(Default)]
-struct Content {
-    octets: u64,
-    /// How long we waited for the relay: the time that the target takes is not held against it.
-    waited: Duration,
 }
 
 impl<'t> Session<'t> {
@@ -392,31 +349,14 @@ impl<'t> Session<'t> {
 
     async fn end_of_message(&mut self, summary: Summary) {
         let verdict = self.handover.finish().await;
-        self.log(&verdict, summary.octets);
+        self.message
+            .judged(&verdict, summary.octets, self.count, self.terms);
         self.tally.count(&verdict.reply, summary.octets);
         self.message.refusal = None;
         self.message.content = None;
         self.server.answer(verdict.reply);
         if self.handover.is_exhausted() {
             self.target_lost();
-        }
-    }
-
-    fn log(&self, verdict: &Verdict, octets: u64) {
-        let Message {
-            began,
-            reverse_path,
-            recipients,
-            ..
-        } = &self.message;
-        let said = verdict.said.to_string();
-        let (relay, session, delay) = (&self.terms.relay, &self.terms.session, began.elapsed());
-        if verdict.reply.is_positive() {
-            info!(%relay, %session, id = self.count, reverse_path = %peer(&reverse_path.to_string()), forward_path = %Paths(recipients),
-                size = octets, ?delay, reply = %peer(&said), "handed over");
-        } else {
-            warn!(%relay, %session, id = self.count, reverse_path = %peer(&reverse_path.to_string()), forward_path = %Paths(recipients),
-                size = octets, ?delay, reply = %peer(&said), "refused");
         }
     }
 
@@ -427,13 +367,11 @@ impl<'t> Session<'t> {
         if let (Some(reply), Some(_)) = (refusal, &self.message.content) {
             self.tally.count(&reply, 0);
             self.message.refusal = None;
-            self.log(
-                &Verdict {
-                    said: reply.clone(),
-                    reply,
-                },
-                0,
-            );
+            let verdict = Verdict {
+                said: reply.clone(),
+                reply,
+            };
+            self.message.judged(&verdict, 0, self.count, self.terms);
         }
         self.message.content = None;
         self.count_envelope();
@@ -492,31 +430,6 @@ impl<'t> Session<'t> {
     }
 }
 
-impl Message {
-    fn new() -> Self {
-        Self {
-            began: Instant::now(),
-            reverse_path: ReversePath::Null,
-            smtputf8: false,
-            recipients: Vec::new(),
-            refusal: None,
-            content: None,
-        }
-    }
-
-    /// The sender, a recipient or DATA was. What only follows from an earlier refusal is not told.
-    fn refused(&mut self, recipient: Option<&ForwardPath>, reply: &Reply, terms: &Terms) {
-        if self.refusal.is_some() && (recipient.is_none() || reply.code() == 503) {
-            return;
-        }
-        let Terms { relay, session, .. } = terms;
-        let reverse_path = self.reverse_path.to_string();
-        let forward_path = recipient.map(ForwardPath::to_string).unwrap_or_default();
-        warn!(%relay, %session, reverse_path = %peer(&reverse_path), forward_path = %peer(&forward_path), %reply, "refused");
-        self.refusal.get_or_insert_with(|| reply.clone());
-    }
-}
-
 /// All that a relay is offered does not depend on the target: what the target cannot take is refused message by
 /// message, and its keywords stay inside.
 fn machine(terms: &Terms) -> Config {
@@ -544,26 +457,6 @@ fn last_line(output: &[u8]) -> String {
         .unwrap_or_default()
         .to_owned()
 }
-
-/// Recipients in one log field.
-struct Paths<'p>(&'p [ForwardPath]);
-
-impl std::fmt::Display for Paths<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let shown = self.0.iter().take(PATHS_SHOWN);
-        for (position, path) in shown.enumerate() {
-            let separator = if position == 0 { "" } else { "," };
-            write!(f, "{separator}{}", peer(&path.to_string()))?;
-        }
-        match self.0.len().saturating_sub(PATHS_SHOWN) {
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
-        }
-    }
-}
-
-/// Recipients that a log line names.
-const PATHS_SHOWN: usize = 10;
 
 #[cfg(test)]
 mod tests;

@@ -230,3 +230,17 @@ async fn a_stop_while_the_relay_thinks_ends_the_pull() {
     pull.stop.cancel();
     assert_eq!(pull.run().await.outcome, Outcome::Stopped);
 }
+
+// covers: R2645-16
+#[test]
+fn a_handshake_that_is_cut_off_is_tried_again_soon() {
+    for (kind, expected) in [
+        (io::ErrorKind::ConnectionReset, 69),
+        (io::ErrorKind::UnexpectedEof, 69),
+        (io::ErrorKind::InvalidData, 76),
+    ] {
+        let error = WireError::Tls(kind.into());
+        let outcome = tls_failed("mx1.example.net:366", &error);
+        assert_eq!(outcome.exit_code().code(), expected, "{kind}");
+    }
+}
