@@ -298,8 +298,7 @@ impl Wire {
             return Poll::Pending;
         }
         let mut buffer = ReadBuf::new(self.input.space());
-        ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))
-            .map_err(WireError::Io)?;
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)).map_err(ended)?;
         let count = buffer.filled().len();
         self.input.filled(count);
         if self.quick_ack {
@@ -363,6 +362,14 @@ impl<'o> Unsent<'o> {
 impl Drop for Unsent<'_> {
     fn drop(&mut self) {
         self.output.drain(..self.written);
+    }
+}
+
+/// TLS that ends without saying so is an end like any other here: no framing of ours takes it for more.
+fn ended(error: io::Error) -> WireError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => WireError::Closed,
+        _ => WireError::Io(error),
     }
 }
 
