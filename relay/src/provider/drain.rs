@@ -45,6 +45,9 @@ pub(super) struct Drain<'a> {
 /// Why a drain ended before the queue was empty.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
+    /// Content that was on its way could not be read to its end, so the transaction was broken off (OWN-3).
+    #[error("content was cut short: {0}")]
+    Content(StoreError),
     #[error(transparent)]
     Link(#[from] LinkFault),
     #[error(transparent)]
@@ -134,9 +137,18 @@ impl Drain<'_> {
                     break;
                 }
                 let began = Instant::now();
-                let outcomes = send(dialogue, &lease).await?;
+                let (outcomes, cut) = match send(dialogue, &lease).await {
+                    Err(Broken::Content(error)) => {
+                        let outcomes = unreadable(&lease, &error);
+                        (outcomes, Some(Broken::Content(error)))
+                    }
+                    sent => (sent?, None),
+                };
                 self.note(&lease, &outcomes, began, pull, tally);
                 settling.push_back(Box::pin(self.store.settle(lease, outcomes)));
+                if let Some(broken) = cut {
+                    return Err(broken);
+                }
                 if settling.len() > SETTLING_MAX
                     && let Some(oldest) = settling.pop_front()
                 {
@@ -218,7 +230,8 @@ async fn send(dialogue: &mut Dialogue, lease: &Lease) -> Result<Vec<Outcome>, Br
             );
             return Ok(vec![Outcome::Failed(reply); recipients]);
         }
-        Err(error) => return Err(error.into()),
+        Err(error @ StoreError::Closed) => return Err(error.into()),
+        Err(error) => return Ok(unreadable(lease, &error)),
     };
     let envelope = envelope(lease);
     let (verdict, last) = if dialogue.client().extensions().chunking {
@@ -231,6 +244,21 @@ async fn send(dialogue: &mut Dialogue, lease: &Lease) -> Result<Vec<Outcome>, Br
         dialogue.reset().await?;
     }
     Ok(verdict::outcomes(&verdict, recipients, last.as_ref()))
+}
+
+/// A message that cannot be read now waits like one that the puller deferred: if it stayed in front it would end
+/// each drain before those behind it.
+fn unreadable(delivery: &Delivery, error: &StoreError) -> Vec<Outcome> {
+    if matches!(error, StoreError::Closed) {
+        return vec![Outcome::Released; delivery.recipients.len()];
+    }
+    error!(delivery_id = %delivery.id, %error, "the content of a message cannot be read now");
+    let reply = Reply::new(
+        451,
+        "4.3.0",
+        "The content of this message cannot be read now",
+    );
+    vec![Outcome::Deferred(reply); delivery.recipients.len()]
 }
 
 type Sent = (EnvelopeVerdict, Option<Reply>);
@@ -274,7 +302,7 @@ async fn send_data(
 }
 
 async fn send_content(dialogue: &mut Dialogue, mut content: ContentReader) -> Result<(), Broken> {
-    while let Some(part) = content.next().await? {
+    while let Some(part) = content.next().await.map_err(Broken::Content)? {
         dialogue.content(&part).await?;
     }
     Ok(())

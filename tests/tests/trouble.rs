@@ -1,0 +1,59 @@
+//! What goes wrong at the relay costs no more than it must: one message waits, one pull comes back soon.
+
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use atrn_tests::inside::Inside;
+use atrn_tests::message::{self, Message};
+use atrn_tests::world::World;
+
+/// The only content file of the relay.
+fn spool_file(world: &World) -> PathBuf {
+    let folders = fs::read_dir(world.relay.data_folder().join("spool")).expect("spool/");
+    let files = folders.flat_map(|folder| fs::read_dir(folder.expect("a folder").path()));
+    let mut paths = files.flatten().map(|file| file.expect("a file").path());
+    paths.next().expect("a content file")
+}
+
+// covers: R2645-24
+#[test]
+fn a_message_that_cannot_be_read_stops_nothing_behind_it() {
+    let inside = Inside::smtp();
+    let world = World::setup().target(&inside.target()).start();
+    let to = |name: &str, content| Message::to(&[name], content);
+    world.send(&[
+        to("ann@example.org", message::big(100_000)),
+        to("bob@example.org", message::plain(1)),
+    ]);
+    let (file, aside) = (spool_file(&world), world.folder().join("aside"));
+    fs::rename(&file, &aside).expect("moved aside");
+    symlink(&file, &file).expect("a loop");
+
+    let _ = world.puller.pull().expect_code(0);
+    assert_eq!(inside.messages()[0].recipients, ["<bob@example.org>"]);
+    assert_eq!(world.relay.queue_lines(), ["ann@example.org deferred 1"]);
+    assert!(world.relay.log().contains("cannot be read now"));
+
+    fs::rename(&aside, &file).expect("put back");
+    world.relay.retry_all();
+    let _ = world.puller.pull().expect_code(0);
+    assert_eq!(inside.messages()[1].recipients, ["<ann@example.org>"]);
+    assert_eq!(world.relay.queue_lines(), [""; 0]);
+}
+
+// covers: R2645-16
+#[test]
+fn a_relay_without_room_is_asked_again_soon() {
+    let inside = Inside::smtp();
+    let world = World::setup()
+        .relay("odmr.max_connections", 1)
+        .target(&inside.target())
+        .start();
+    let taken = TcpStream::connect(world.relay.odmr_address()).expect("a connection");
+    let _ = world.puller.pull().expect_code(69);
+    let status = world.puller.cli(&["status", "--json"]).stdout;
+    assert!(!status.contains("is tls right"), "no alarm: {status}");
+    drop(taken);
+}
