@@ -88,6 +88,9 @@ pub(crate) trait Service: Clone + Send + Sync + 'static {
     /// The caps in force now; none for an address that is not let in at all.
     fn caps(&self, address: IpAddr) -> Option<Caps>;
 
+    /// Whether the first octets on a connection are in the clear, so that a refusal can be read.
+    fn begins_in_clear(&self) -> bool;
+
     /// Serves one connection to its end.
     fn serve(
         self,
@@ -124,7 +127,9 @@ pub(crate) async fn listen<S: Service>(
             .and_then(|caps| connections.admit(peer.ip(), caps));
         let Some(admission) = admission else {
             debug!(service = S::NAME, %peer, "refused: too many connections, or an address that may not connect");
-            turn_away(&stream, &service.hostname());
+            if service.begins_in_clear() {
+                turn_away(&stream, &service.hostname());
+            }
             continue;
         };
         let serve = service.clone().serve(stream, peer, shutdown.clone());

@@ -40,6 +40,10 @@ impl Service for Edge {
         })
     }
 
+    fn begins_in_clear(&self) -> bool {
+        true
+    }
+
     async fn serve(self, stream: TcpStream, peer: SocketAddr, shutdown: CancellationToken) {
         session::serve(&self, stream, peer, &shutdown).await;
     }

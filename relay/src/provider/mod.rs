@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::activity::Activity;
+use crate::config::OdmrTls;
 use crate::connections::{Caps, Service};
 use crate::queue::Store;
 use crate::settings::Settings;
@@ -59,12 +60,20 @@ impl Service for Provider {
         let settings = self.settings.load();
         let odmr = &settings.config.odmr;
         let allowed = &odmr.allow_from;
-        let may_connect = allowed.is_empty() || allowed.iter().any(|network| network.contains(&address.to_canonical()));
+        let may_connect = allowed.is_empty()
+            || allowed
+                .iter()
+                .any(|network| network.contains(&address.to_canonical()));
         // Pullers share an address behind a firewall, so no address has a share of its own.
         may_connect.then_some(Caps {
             total: odmr.max_connections,
             per_address: odmr.max_connections,
         })
+    }
+
+    fn begins_in_clear(&self) -> bool {
+        // Text where a handshake is due would look to the puller like the wrong port.
+        self.settings.load().config.odmr.tls != OdmrTls::Implicit
     }
 
     async fn serve(self, stream: TcpStream, peer: SocketAddr, shutdown: CancellationToken) {

@@ -56,6 +56,7 @@ pub(super) async fn serve(
     shutdown: &CancellationToken,
 ) {
     let _counted = provider.activity.odmr_session();
+    let began = Instant::now();
     let id = session_id::next();
     let settings = provider.settings.load();
     let mut wire = Wire::tcp(stream);
@@ -74,6 +75,7 @@ pub(super) async fn serve(
         provider,
         id,
         peer,
+        began,
         settings,
         machine,
         granted: Vec::new(),
@@ -104,6 +106,7 @@ struct Session<'p> {
     provider: &'p Provider,
     id: SessionId,
     peer: SocketAddr,
+    began: Instant,
     settings: Arc<Settings>,
     machine: Machine,
     /// The domains of the ATRN that turned the session.
@@ -120,7 +123,9 @@ impl Session<'_> {
             let event = self.machine.next(&mut wire.input);
             match event {
                 Event::NeedInput => {
-                    let wait = self.wait();
+                    let Some(wait) = self.wait() else {
+                        return Next::End(WireError::TimedOut.into());
+                    };
                     let exchanged = tokio::select! {
                         biased;
                         // First: a client that never pauses must hear it too.
@@ -161,13 +166,11 @@ impl Session<'_> {
         }
     }
 
-    /// Who does not say who it is, waits for less (R5321-46).
-    fn wait(&self) -> Duration {
+    fn wait(&self) -> Option<Duration> {
         let wait = self.settings.config.odmr.command_timeout;
-        if self.machine.account().is_some() {
-            wait
-        } else {
-            wait.min(OdmrConfig::AUTH_TIMEOUT)
+        match self.machine.account() {
+            Some(_) => Some(wait),
+            None => stranger_wait(wait, self.began.elapsed()),
         }
     }
 
@@ -287,6 +290,13 @@ impl Session<'_> {
     }
 }
 
+/// Who does not say who it is, has less time (R5321-46), and has it once: a stranger that drips, or chats, must not
+/// keep a place for ever. `None` when it is over.
+fn stranger_wait(wait: Duration, elapsed: Duration) -> Option<Duration> {
+    let left = OdmrConfig::AUTH_TIMEOUT.checked_sub(elapsed)?;
+    Some(wait.min(left)).filter(|wait| !wait.is_zero())
+}
+
 async fn encrypt(
     wire: Wire,
     settings: &Settings,
@@ -335,4 +345,28 @@ fn config(settings: &Settings) -> Arc<Config> {
         mechanisms: odmr.mechanisms.clone(),
         errors_max: ERRORS_MAX,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // covers: R5321-46
+    #[test]
+    fn a_stranger_has_a_minute_in_all() {
+        for (wait, elapsed, expected) in [
+            (300, 0, Some(60)),
+            (300, 59, Some(1)),
+            (300, 60, None),
+            (300, 61, None),
+            (10, 0, Some(10)),
+            (10, 55, Some(5)),
+        ] {
+            assert_eq!(
+                stranger_wait(Duration::from_secs(wait), Duration::from_secs(elapsed)),
+                expected.map(Duration::from_secs),
+                "{wait} {elapsed}"
+            );
+        }
+    }
 }
