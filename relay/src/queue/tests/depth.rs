@@ -45,6 +45,7 @@ fn page(filter: Filter) -> impl Fn(&Shared, &Connection) {
     }
 }
 
+// covers: R2645-14
 #[test]
 fn claims_pages_totals_and_the_check_at_start_cost_the_same_at_any_depth() {
     let worlds = [filled(1_000), filled(20_000)];
