@@ -121,6 +121,8 @@ pub struct Dialogue {
     wire: Wire,
     client: Client,
     timeouts: ClientTimeouts,
+    /// What came behind the last verdict of a message, for whoever asks next.
+    afterwards: Option<LinkFault>,
 }
 
 impl Dialogue {
@@ -131,6 +133,7 @@ impl Dialogue {
             wire,
             client: Client::new(dialect),
             timeouts,
+            afterwards: None,
         }
     }
 
@@ -381,10 +384,13 @@ impl Dialogue {
         self.reply(Awaited::Noop).await.map(drop)
     }
 
-    /// QUIT. The 221 is a courtesy: it makes no difference whether it comes (R5321-26).
+    /// QUIT. The 221 is a courtesy: it makes no difference whether it comes (R5321-26). A peer that still owes us
+    /// replies has given up in the middle of them, and hears no more commands.
     pub async fn quit(mut self) {
-        self.client.quit();
-        let _ = self.reply(Awaited::Quit).await;
+        if self.client.awaits().is_none() {
+            self.client.quit();
+            let _ = self.reply(Awaited::Quit).await;
+        }
         self.wire.close(self.timeouts.quit).await;
     }
 
@@ -455,6 +461,9 @@ impl Dialogue {
 
     /// Sends what waits and takes the next reply, which must answer `awaited`.
     async fn reply(&mut self, awaited: Awaited) -> Result<Reply, LinkFault> {
+        if let Some(fault) = self.afterwards.take() {
+            return Err(fault);
+        }
         let wait = self.timeout(awaited);
         loop {
             if let Some((found, reply)) = self.client.next(&mut self.wire.input)? {
@@ -462,7 +471,12 @@ impl Dialogue {
                 if reply.code() == 421 {
                     return Err(LinkFault::Unavailable(reply));
                 }
-                self.nothing_early()?;
+                match self.nothing_early() {
+                    // A message that was answered when its answer was due is answered: whatever follows, such as
+                    // the goodbye of a peer that is told to stop, belongs to the next command.
+                    Err(fault) if awaited == Awaited::EndOfData => self.afterwards = Some(fault),
+                    outcome => outcome?,
+                }
                 return Ok(reply);
             }
             self.wire.exchange(&mut self.client.output, wait).await?;
@@ -472,10 +486,14 @@ impl Dialogue {
     /// A reply that is there before its command was sent answers nothing, least of all the end of content that
     /// is still to come (R5321-25).
     fn nothing_early(&mut self) -> Result<(), LinkFault> {
-        if self.client.awaits().is_none() {
-            self.client.next(&mut self.wire.input)?;
+        if self.client.awaits().is_some() {
+            return Ok(());
         }
-        Ok(())
+        match self.client.next(&mut self.wire.input) {
+            Err(Fault::NotDue(reply)) if reply.code() == 421 => Err(LinkFault::Unavailable(reply)),
+            Err(fault) => Err(fault.into()),
+            Ok(_) => Ok(()),
+        }
     }
 
     fn timeout(&self, awaited: Awaited) -> std::time::Duration {
@@ -659,6 +677,41 @@ mod tests {
             .await
             .unwrap_err();
         assert!(matches!(fault, LinkFault::Unavailable(reply) if reply.code() == 421));
+    }
+
+    // covers: R5321-25, OWN-6
+    #[tokio::test]
+    async fn a_goodbye_behind_a_verdict_takes_nothing_back() {
+        for (behind, is_goodbye) in [("421 stopping\r\n", true), ("250 what\r\n", false)] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let mut dialogue =
+                Dialogue::new(Wire::unix(ours), Dialect::Smtp, ClientTimeouts::default());
+            let script = format!(
+                "220 s\r\n250-PIPELINING\r\n250 CHUNKING\r\n250 ok\r\n250 ok\r\n250 taken\r\n{behind}"
+            );
+            // In portions as they are asked for; the last two together.
+            let mut lines = script.split_inclusive('\n');
+            theirs
+                .write_all(lines.next().unwrap().as_bytes())
+                .await
+                .unwrap();
+            dialogue.greeting().await.unwrap();
+            let hello = [lines.next().unwrap(), lines.next().unwrap()].concat();
+            theirs.write_all(hello.as_bytes()).await.unwrap();
+            dialogue.hello("c.example").await.unwrap();
+            let envelope = envelope(&["c@d.example"]);
+            dialogue.begin_chunk(&envelope, 3);
+            dialogue.content(b"x\r\n").await.unwrap();
+            theirs
+                .write_all(lines.collect::<String>().as_bytes())
+                .await
+                .unwrap();
+            let (_, replies) = dialogue.chunk_verdict(&envelope).await.unwrap();
+            assert_eq!(replies[0].code(), 250);
+            let fault = dialogue.envelope(&envelope).await.unwrap_err();
+            let is_unavailable = matches!(fault, LinkFault::Unavailable(_));
+            assert_eq!(is_unavailable, is_goodbye, "{fault}");
+        }
     }
 
     // covers: R5321-40, R5321-41, R5321-42, R5321-43, R5321-44, R5321-45
