@@ -360,6 +360,10 @@ impl Server {
     /// Counts a refusal that was the driver's as an error of the client.
     pub fn count_error(&mut self) {
         self.errors += 1;
+        self.check_errors();
+    }
+
+    fn check_errors(&mut self) {
         if self.errors > self.config.errors_max {
             self.refuse_and_close(Reply::new(421, "4.7.0", "Too many errors, closing"));
         }
@@ -399,6 +403,16 @@ impl Server {
     fn refuse(&mut self, reply: Reply) {
         self.say(reply);
         self.count_error();
+    }
+
+    /// Refuses a command for what was refused before it. A client that pipelines could not know of that (RFC 2920
+    /// §3.1), so it is no error of its own.
+    fn refuse_behind_refusal(&mut self, reply: Reply) {
+        if self.transaction.is_some() {
+            self.say(reply);
+        } else {
+            self.refuse(reply);
+        }
     }
 
     /// The last reply, behind those that are still due.
@@ -493,6 +507,7 @@ impl Server {
         if let State::Content(mut body) = std::mem::replace(&mut self.state, State::Command) {
             body.swallowed = body.inspector.octets();
             self.state = State::Swallow(body, reply.clone());
+            self.errors += 1;
             self.bound_swallowing();
         }
         self.abandon(Some(reply))
@@ -532,7 +547,8 @@ impl Server {
 
     fn end_of_swallowed(&mut self) -> Option<Event<'static>> {
         if let State::Swallow(_, reply) = std::mem::replace(&mut self.state, State::Command) {
-            self.refuse(reply);
+            self.say(reply);
+            self.check_errors();
         }
         self.abandon(None)
     }

@@ -132,7 +132,7 @@ impl Server {
 
     fn on_rcpt(&mut self, argument: &str) -> Option<Event<'static>> {
         if !self.is_open() {
-            self.refuse(Reply::new(503, "5.5.1", "Say MAIL first"));
+            self.refuse_behind_refusal(Reply::new(503, "5.5.1", "Say MAIL first"));
             return None;
         }
         let (path, parameters) = match self.check_rcpt(argument) {
@@ -193,7 +193,7 @@ impl Server {
             return None;
         }
         if let Err(reply) = self.may_send_content() {
-            self.refuse(reply);
+            self.refuse_behind_refusal(reply);
             return None;
         }
         let transaction = self.transaction.as_ref()?;
@@ -233,6 +233,7 @@ impl Server {
         if let Err(reply) = self.may_send_content() {
             // The octets come all the same, and must not be taken for commands.
             self.state = State::Swallow(body, reply);
+            self.errors += u32::from(self.transaction.is_none());
             return None;
         }
         let transaction = self.transaction.as_mut()?;

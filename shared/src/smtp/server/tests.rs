@@ -52,9 +52,8 @@ fn dialogue(steps: &str) -> Seen {
         loop {
             match server.next(&mut buffer) {
                 Event::NeedInput => break,
-                Event::Mail(..) | Event::Recipient(..) => {
-                    server.answer(Reply::new(250, "2.0.0", "Ok"))
-                }
+                Event::Mail(path, _) => server.answer(verdict(&path.to_string())),
+                Event::Recipient(path, _) => server.answer(verdict(&path.to_string())),
                 Event::Content(_) => server.answer(Reply::bare(354, "Go ahead")),
                 Event::Body(part) => seen
                     .messages
@@ -71,6 +70,15 @@ fn dialogue(steps: &str) -> Seen {
     }
     seen.replies = String::from_utf8(server.output).unwrap();
     seen
+}
+
+/// Everybody is welcome but one.
+fn verdict(path: &str) -> Reply {
+    if path.starts_with("refused@") {
+        Reply::new(550, "5.7.1", "No")
+    } else {
+        Reply::new(250, "2.0.0", "Ok")
+    }
 }
 
 #[track_caller]
@@ -343,6 +351,31 @@ fn too_many_errors_end_in_421() {
     let seen = dialogue(&"WHAT\r\n".repeat(30));
     assert!(seen.closed);
     assert_eq!(codes(&seen.replies).len(), 22);
+    assert!(
+        seen.replies
+            .ends_with("421 4.7.0 Too many errors, closing\r\n")
+    );
+}
+
+/// What a pipelining client sends behind a refusal is refused too, and nobody's fault (RFC 2920 §3.1).
+// covers: R2920-1
+#[test]
+fn what_follows_a_refusal_is_no_error() {
+    for (sender, recipient) in [("refused", "a"), ("a", "refused")] {
+        for content in ["DATA\r\n¦", "BDAT 3 LAST\r\nx\r\n"] {
+            let transaction = format!(
+                "MAIL FROM:<{sender}@b.example>\r\nRCPT TO:<{recipient}@b.example>\r\n{content}RSET\r\n"
+            );
+            let seen = dialogue(&format!("{HELLO}{}QUIT\r\n", transaction.repeat(30)));
+            assert!(
+                seen.replies.ends_with("221 2.0.0 Bye\r\n"),
+                "{transaction}: {}",
+                seen.replies
+            );
+            assert!(seen.messages.is_empty());
+        }
+    }
+    let seen = dialogue(&format!("{HELLO}{}", "BDAT 3 LAST\r\nx\r\n".repeat(30)));
     assert!(
         seen.replies
             .ends_with("421 4.7.0 Too many errors, closing\r\n")
