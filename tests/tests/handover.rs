@@ -237,6 +237,28 @@ fn too_many_recipients_is_no_verdict_on_them() {
     assert_eq!(world.relay.queue_lines(), NONE);
 }
 
+/// A backlog of mail for nobody is worked off like any other.
+// covers: OWN-8, OWN-9
+#[test]
+fn many_refusals_do_not_end_the_session() {
+    const COUNT: usize = 100;
+    for step in [Step::Mail, Step::Rcpt, Step::Data, Step::EndOfData] {
+        let inside = Inside::smtp();
+        inside.on(step).reply("550 5.1.1 nobody here");
+        let world = World::setup().target(&inside.target()).start();
+        world.send(&vec![to(&["nobody"]); COUNT]);
+        let pulled = world.puller.cli(&["pull", "--json"]).expect_code(0).json();
+        assert_eq!(pulled[0]["refused"], COUNT, "{step:?}: {pulled}");
+        assert_eq!(pulled[0]["messages"], 0, "{step:?}: {pulled}");
+        let lines = world.relay.queue_lines();
+        assert_eq!(
+            lines,
+            vec!["nobody@example.org failed 1"; COUNT],
+            "{step:?}"
+        );
+    }
+}
+
 // covers: OWN-8
 #[test]
 fn the_relay_learns_nothing_of_the_network_inside() {
