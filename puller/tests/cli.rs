@@ -42,7 +42,7 @@ fn set_up() -> TempDir {
     ];
     let made = puller(folder.path(), &arguments);
     assert_eq!(code(&made), 0, "{}", text(&made.stderr));
-    fs::write(folder.path().join("corp.secret"), "hunter2\n").expect("a secret");
+    fs::write(folder.path().join("mx1.secret"), "hunter2\n").expect("a secret");
     edit(folder.path(), |config| {
         format!("data_dir = \"data\"\n{config}")
     });
@@ -100,7 +100,7 @@ fn init_overwrites_nothing_and_keeps_the_secret_private() {
         let metadata = fs::metadata(folder.path().join(name)).expect(name);
         metadata.permissions().mode() & 0o777
     };
-    assert_eq!(mode("corp.secret"), 0o600);
+    assert_eq!(mode("mx1.secret"), 0o600);
     let before = fs::read_to_string(folder.path().join("puller.toml")).expect("puller.toml");
     let again = puller(
         folder.path(),
@@ -138,12 +138,12 @@ fn mistakes_in_the_configuration_are_78_and_each_is_named() {
 #[test]
 fn a_secret_that_others_can_read_is_refused() {
     let folder = set_up();
-    let secret = folder.path().join("corp.secret");
+    let secret = folder.path().join("mx1.secret");
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).expect("chmod");
     let output = puller(folder.path(), &["-c", "puller.toml", "pull"]);
     assert_eq!(code(&output), 78, "{}", text(&output.stderr));
     assert!(
-        text(&output.stderr).contains("corp.secret"),
+        text(&output.stderr).contains("mx1.secret"),
         "{}",
         text(&output.stderr)
     );

@@ -63,6 +63,9 @@ struct Made {
     secret_file: PathBuf,
 }
 
+/// As the lines name it that `atrn-relay account add` prints for this side.
+const SECRET_FILE: &str = "mx1.secret";
+
 fn parse_relay(text: &str) -> Result<Address, String> {
     Address::parse(text, PORT)
 }
@@ -76,7 +79,7 @@ impl InitCommand {
         let folder = config.parent().map(Path::to_path_buf).unwrap_or_default();
         let made = Made {
             hostname: self.hostname().to_string(),
-            secret_file: folder.join(format!("{}.secret", self.account_file())),
+            secret_file: folder.join(SECRET_FILE),
             config,
         };
         let failed = |path: &Path, error: io::Error| {
@@ -125,18 +128,6 @@ impl InitCommand {
         }
     }
 
-    /// The account's name, fit for a file name.
-    fn account_file(&self) -> String {
-        let safe = |character: char| {
-            if character.is_ascii_alphanumeric() || ".-_".contains(character) {
-                character
-            } else {
-                '_'
-            }
-        };
-        self.account.chars().map(safe).collect()
-    }
-
     fn text(&self, made: &Made) -> String {
         let quote = |text: &str| toml_string(text);
         let domains: Vec<_> = self
@@ -144,12 +135,6 @@ impl InitCommand {
             .iter()
             .map(|domain| quote(domain.as_str()))
             .collect();
-        let secret = made
-            .secret_file
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
         let mut text = String::new();
         // Writing into memory can not fail.
         let _ = writeln!(
@@ -177,7 +162,7 @@ impl InitCommand {
             text,
             "account = {}\nsecret_file = {}",
             quote(&self.account),
-            quote(&secret)
+            quote(SECRET_FILE)
         );
         let _ = writeln!(
             text,
