@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::extension::Extensions;
+use atrn_shared::smtp::limits::RECEIVED_FIELDS;
 use atrn_shared::smtp::pace;
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
 use atrn_shared::smtp::reply::Reply;
@@ -430,6 +431,9 @@ impl<'t> Session<'t> {
     }
 }
 
+/// Room for the relay's own trace header: with the same limit on both sides, what a sender was allowed to send comes in.
+const RELAY_TRACE_OCTETS: u64 = 4096;
+
 /// All that a relay is offered does not depend on the target: what the target cannot take is refused message by
 /// message, and its keywords stay inside.
 fn machine(terms: &Terms) -> Config {
@@ -439,13 +443,20 @@ fn machine(terms: &Terms) -> Config {
         eight_bit_mime: true,
         enhanced_status_codes: true,
         pipelining: true,
-        size: Some(terms.limits.max_message_size),
+        size: Some(
+            terms
+                .limits
+                .max_message_size
+                .saturating_add(RELAY_TRACE_OCTETS),
+        ),
         smtputf8: true,
         ..Extensions::default()
     };
     let config = Config::new(&terms.hostname, extensions);
     Config {
         recipients_max: terms.limits.max_recipients,
+        // The relay's own is one of them.
+        received_max: RECEIVED_FIELDS + 1,
         ..config
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use atrn_tests::inside::Inside;
 use atrn_tests::message::{self, Message};
+use atrn_tests::process::wait_until;
 use atrn_tests::world::World;
 
 /// The only content file of the relay.
@@ -17,7 +18,7 @@ fn spool_file(world: &World) -> PathBuf {
     paths.next().expect("a content file")
 }
 
-// covers: R2645-24
+// covers: OWN-7
 #[test]
 fn a_message_that_cannot_be_read_stops_nothing_behind_it() {
     let inside = Inside::smtp();
@@ -51,9 +52,36 @@ fn a_relay_without_room_is_asked_again_soon() {
         .relay("odmr.max_connections", 1)
         .target(&inside.target())
         .start();
+    let sessions = |now: u64, total: u64| {
+        let counts = &world.relay.status()["odmr"];
+        counts["now"] == now && counts["total"] == total
+    };
+    wait_until("whoever saw the relay start is gone", || sessions(0, 1));
     let taken = TcpStream::connect(world.relay.odmr_address()).expect("a connection");
+    wait_until("the only place is taken", || sessions(1, 2));
     let _ = world.puller.pull().expect_code(69);
     let status = world.puller.cli(&["status", "--json"]).stdout;
     assert!(!status.contains("is tls right"), "no alarm: {status}");
     drop(taken);
+}
+
+// covers: R1870-3, R5321-18
+#[test]
+fn what_the_edge_took_at_its_limits_comes_in() {
+    let inside = Inside::smtp();
+    let world = World::setup()
+        .relay("smtp.max_message_size", "64KiB")
+        .puller("limits.max_message_size", "64KiB")
+        .target(&inside.target())
+        .start();
+    let mut large = b"Subject: large\r\n\r\n".to_vec();
+    large.resize(64 * 1024 - 2, b'x');
+    large.extend_from_slice(b"\r\n");
+    let travelled = "Received: from a by b\r\n".repeat(100) + "\r\nText\r\n";
+    for content in [large, travelled.into_bytes()] {
+        world.send(&[Message::to(&["ann@example.org"], content)]);
+    }
+    let _ = world.puller.pull().expect_code(0);
+    assert_eq!(world.relay.queue_lines(), [""; 0]);
+    assert_eq!(inside.messages().len(), 2);
 }

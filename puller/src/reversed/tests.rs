@@ -64,7 +64,7 @@ fn chunk(content: &str) -> String {
 async fn the_offer_is_our_own() {
     let mut world = World::start(Script::default()).await;
     let offer = world.relay.hello().await;
-    let expected = "250-puller.example.org|250-PIPELINING|250-SIZE 100000|250-ENHANCEDSTATUSCODES|250-8BITMIME|250-DSN|\
+    let expected = "250-puller.example.org|250-PIPELINING|250-SIZE 104096|250-ENHANCEDSTATUSCODES|250-8BITMIME|250-DSN|\
                     250-SMTPUTF8|250 CHUNKING";
     assert_eq!(offer, expected);
     world.quit().await;
@@ -433,7 +433,7 @@ async fn a_relay_that_is_gone_right_behind_its_quit_has_quit() {
 #[tokio::test]
 async fn content_that_is_refused_here_does_not_become_a_message_inside() {
     let huge = "x".repeat(998) + "\r\n";
-    let huge = huge.repeat(101);
+    let huge = huge.repeat(105);
     for (content, expected) in [
         ("a\nb\r\n", "550 5.6.0"),
         ("a\r\n.\rb\r\n", "550 5.6.0"),
