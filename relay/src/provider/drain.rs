@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Instant;
 
-use atrn_shared::dialogue::{Dialogue, Envelope, EnvelopeVerdict, LinkFault};
+use atrn_shared::dialogue::{Dialogue, LinkFault, Part, PartVerdict};
 use atrn_shared::log;
-use atrn_shared::smtp::address::Domain;
+use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::client::{Dialect, Needs};
 use atrn_shared::smtp::limits::ClientTimeouts;
-use atrn_shared::smtp::parameter::{BodyType, MailParameters};
+use atrn_shared::smtp::parameter::{BodyType, MailParameters, RcptParameters};
 use atrn_shared::smtp::reply::Reply;
 use atrn_shared::wire::{Wire, WireError};
 use tokio_util::sync::CancellationToken;
@@ -233,11 +233,11 @@ async fn send(dialogue: &mut Dialogue, lease: &Lease) -> Result<Vec<Outcome>, Br
         Err(error @ StoreError::Closed) => return Err(error.into()),
         Err(error) => return Ok(unreadable(lease, &error)),
     };
-    let envelope = envelope(lease);
+    let envelope = Envelope::of(lease);
     let (verdict, last) = if dialogue.client().extensions().chunking {
-        send_chunk(dialogue, &envelope, content).await?
+        send_chunk(dialogue, &envelope.part(), content).await?
     } else {
-        send_data(dialogue, &envelope, content).await?
+        send_data(dialogue, &envelope.part(), content).await?
     };
     if !last.as_ref().is_some_and(Reply::is_positive) {
         // Whatever the peer still holds of this transaction, the next one begins clean.
@@ -261,26 +261,26 @@ fn unreadable(delivery: &Delivery, error: &StoreError) -> Vec<Outcome> {
     vec![Outcome::Deferred(reply); delivery.recipients.len()]
 }
 
-type Sent = (EnvelopeVerdict, Option<Reply>);
+type Sent = (PartVerdict, Option<Reply>);
 
 /// By BDAT: small messages in one flight with their envelope, large ones once somebody wants them.
 async fn send_chunk(
     dialogue: &mut Dialogue,
-    envelope: &Envelope,
+    envelope: &Part<'_>,
     content: ContentReader,
 ) -> Result<Sent, Broken> {
     let octets = content.size();
     if octets <= ONE_FLIGHT_OCTETS && dialogue.client().extensions().pipelining {
-        dialogue.begin_chunk(envelope, octets);
+        dialogue.begin_flight(envelope, octets);
         send_content(dialogue, content).await?;
-        let (verdict, replies) = dialogue.chunk_verdict(envelope).await?;
+        let (verdict, replies) = dialogue.flight_verdict(envelope).await?;
         return Ok((verdict, replies.into_iter().next()));
     }
-    let verdict = dialogue.envelope_alone(envelope).await?;
+    let verdict = dialogue.part(envelope).await?;
     if verdict.accepted() == 0 {
         return Ok((verdict, None));
     }
-    dialogue.begin_chunk_after_envelope(octets);
+    dialogue.begin_chunk(octets);
     send_content(dialogue, content).await?;
     let replies = dialogue.verdicts().await?;
     Ok((verdict, replies.into_iter().next()))
@@ -288,10 +288,14 @@ async fn send_chunk(
 
 async fn send_data(
     dialogue: &mut Dialogue,
-    envelope: &Envelope,
+    envelope: &Part<'_>,
     content: ContentReader,
 ) -> Result<Sent, Broken> {
-    let verdict = dialogue.envelope(envelope).await?;
+    let with_data = Part {
+        data: true,
+        ..*envelope
+    };
+    let verdict = dialogue.part(&with_data).await?;
     if verdict.accepted() == 0 || !verdict.awaits_content() {
         let refused = verdict.data.clone();
         return Ok((verdict, refused));
@@ -317,21 +321,38 @@ fn needs(delivery: &Delivery) -> Needs {
     }
 }
 
-/// What goes out is printed from parsed values, with the real size.
-fn envelope(delivery: &Delivery) -> Envelope {
-    let declared = delivery.mail_parameters.body;
-    let found = delivery.eight_bit.then_some(BodyType::EightBitMime);
-    Envelope {
-        reverse_path: delivery.reverse_path.clone(),
-        parameters: MailParameters {
-            size: Some(delivery.size),
-            body: found.or(declared),
-            ..delivery.mail_parameters.clone()
-        },
-        recipients: delivery
-            .recipients
-            .iter()
-            .map(|recipient| (recipient.forward_path.clone(), recipient.parameters.clone()))
-            .collect(),
+/// What goes out before the content: printed from parsed values, with the real size.
+struct Envelope<'d> {
+    reverse_path: &'d ReversePath,
+    parameters: MailParameters,
+    recipients: Vec<(ForwardPath, RcptParameters)>,
+}
+
+impl<'d> Envelope<'d> {
+    fn of(delivery: &'d Delivery) -> Self {
+        let declared = delivery.mail_parameters.body;
+        let found = delivery.eight_bit.then_some(BodyType::EightBitMime);
+        let recipients = delivery.recipients.iter();
+        Self {
+            reverse_path: &delivery.reverse_path,
+            parameters: MailParameters {
+                size: Some(delivery.size),
+                body: found.or(declared),
+                ..delivery.mail_parameters.clone()
+            },
+            recipients: recipients
+                .map(|recipient| (recipient.forward_path.clone(), recipient.parameters.clone()))
+                .collect(),
+        }
+    }
+
+    /// All of it, without DATA.
+    fn part(&self) -> Part<'_> {
+        Part {
+            mail: Some((self.reverse_path, &self.parameters)),
+            recipients: &self.recipients,
+            data: false,
+            accepted: 0,
+        }
     }
 }

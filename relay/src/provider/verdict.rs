@@ -3,19 +3,19 @@
 //! A reply that is not understood never gets here: it is a fault of the link, which frees the delivery
 //! with nothing changed (OWN-7a).
 
-use atrn_shared::dialogue::EnvelopeVerdict;
+use atrn_shared::dialogue::PartVerdict;
 use atrn_shared::smtp::reply::Reply;
 
 use crate::queue::Outcome;
 
 /// The outcome for each recipient, in order.
 pub(super) fn outcomes(
-    envelope: &EnvelopeVerdict,
+    envelope: &PartVerdict,
     recipients: usize,
     content: Option<&Reply>,
 ) -> Vec<Outcome> {
-    if !envelope.mail.is_positive() {
-        return vec![refused(&envelope.mail); recipients];
+    if let Some(reply) = envelope.mail.as_ref().filter(|reply| !reply.is_positive()) {
+        return vec![refused(reply); recipients];
     }
     let some_accepted = envelope.accepted() > 0;
     let verdicts = envelope.recipients.iter().map(|reply| match reply {
@@ -61,8 +61,8 @@ mod tests {
     }
 
     fn decide(mail: u16, recipients: &[u16], content: Option<u16>) -> String {
-        let envelope = EnvelopeVerdict {
-            mail: reply(mail),
+        let envelope = PartVerdict {
+            mail: Some(reply(mail)),
             recipients: recipients.iter().map(|code| reply(*code)).collect(),
             data: None,
         };

@@ -1,0 +1,233 @@
+//! The sending side over a wire, against scripted peers.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// Plays the server: reads exactly the first text of each step, then writes the second.
+fn against(script: &'static [(&'static str, &'static str)]) -> (Dialogue, JoinHandle<()>) {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let server = tokio::spawn(async move {
+        for (expected, reply) in script {
+            let mut heard = vec![0; expected.len()];
+            theirs.read_exact(&mut heard).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&heard), *expected);
+            theirs.write_all(reply.as_bytes()).await.unwrap();
+        }
+    });
+    (
+        Dialogue::new(Wire::unix(ours), Dialect::Smtp, ClientTimeouts::default()),
+        server,
+    )
+}
+
+async fn greeted(script: &'static [(&'static str, &'static str)]) -> (Dialogue, JoinHandle<()>) {
+    let (mut dialogue, server) = against(script);
+    dialogue.greeting().await.unwrap();
+    dialogue.hello("c.example").await.unwrap();
+    (dialogue, server)
+}
+
+/// An envelope with these recipients, and DATA behind it.
+struct Envelope {
+    reverse_path: ReversePath,
+    parameters: MailParameters,
+    recipients: Vec<(ForwardPath, RcptParameters)>,
+}
+
+fn envelope(recipients: &[&str]) -> Envelope {
+    let path = |text: &&str| {
+        (
+            ForwardPath::from_address(text).unwrap(),
+            RcptParameters::default(),
+        )
+    };
+    Envelope {
+        reverse_path: ReversePath::from_address("a@b.example").unwrap(),
+        parameters: MailParameters::default(),
+        recipients: recipients.iter().map(path).collect(),
+    }
+}
+
+impl Envelope {
+    fn part(&self) -> Part<'_> {
+        Part {
+            mail: Some((&self.reverse_path, &self.parameters)),
+            recipients: &self.recipients,
+            data: true,
+            accepted: 0,
+        }
+    }
+}
+
+// covers: R2920-2, R5321-29
+#[tokio::test]
+async fn the_envelope_goes_in_one_flight_where_it_may() {
+    let (mut dialogue, server) = greeted(&[
+        ("", "220 s\r\n"),
+        ("EHLO c.example\r\n", "250-s\r\n250 PIPELINING\r\n"),
+        (
+            "MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nRCPT TO:<e@d.example>\r\nDATA\r\n",
+            "250 ok\r\n250 ok\r\n550 no\r\n354 go\r\n",
+        ),
+        ("..x\r\n.\r\n", "250 taken\r\n"),
+    ])
+    .await;
+    let verdict = dialogue
+        .part(&envelope(&["c@d.example", "e@d.example"]).part())
+        .await
+        .unwrap();
+    assert_eq!((verdict.accepted(), verdict.awaits_content()), (1, true));
+    dialogue.content(b".x\r\n").await.unwrap();
+    let replies = dialogue.end_of_data(1).await.unwrap();
+    assert_eq!(replies[0].code(), 250);
+    server.await.unwrap();
+}
+
+// covers: R2920-2
+#[tokio::test]
+async fn one_command_at_a_time_where_it_may_not() {
+    let (mut dialogue, server) = greeted(&[
+        ("", "220 s\r\n"),
+        ("EHLO c.example\r\n", "250 s\r\n"),
+        ("MAIL FROM:<a@b.example>\r\n", "250 ok\r\n"),
+        ("RCPT TO:<c@d.example>\r\n", "450 later\r\n"),
+        ("RCPT TO:<e@d.example>\r\n", "550 no\r\n"),
+        ("RSET\r\n", "250 ok\r\n"),
+    ])
+    .await;
+    let verdict = dialogue
+        .part(&envelope(&["c@d.example", "e@d.example"]).part())
+        .await
+        .unwrap();
+    assert_eq!((verdict.accepted(), verdict.data.is_none()), (0, true));
+    dialogue.reset().await.unwrap();
+    server.await.unwrap();
+}
+
+// covers: R2920-2
+#[tokio::test]
+async fn a_354_without_recipients_gets_the_lone_dot() {
+    let (mut dialogue, server) = greeted(&[
+        ("", "220 s\r\n"),
+        ("EHLO c.example\r\n", "250-s\r\n250 PIPELINING\r\n"),
+        (
+            "MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n",
+            "250 ok\r\n550 no\r\n354 go\r\n",
+        ),
+        (".\r\n", "554 nobody\r\n"),
+    ])
+    .await;
+    let verdict = dialogue
+        .part(&envelope(&["c@d.example"]).part())
+        .await
+        .unwrap();
+    assert_eq!(verdict.data.unwrap().code(), 554);
+    server.await.unwrap();
+}
+
+// covers: R2645-19
+#[tokio::test]
+async fn a_peer_that_refuses_ehlo_for_good_is_asked_in_the_old_way() {
+    let (mut dialogue, server) = against(&[
+        ("", "220 s\r\n"),
+        ("EHLO c.example\r\n", "502 what\r\n"),
+        ("HELO c.example\r\n", "250 s\r\n"),
+    ]);
+    dialogue.greeting().await.unwrap();
+    dialogue.hello("c.example").await.unwrap();
+    assert!(!dialogue.client().extensions().pipelining);
+    server.await.unwrap();
+}
+
+// covers: R2645-19, R5321-26, OWN-1, OWN-7a
+#[tokio::test]
+async fn what_gives_no_verdict_is_a_fault_of_the_link() {
+    for greeting in [
+        "421 busy\r\n",
+        "554 no\r\n",
+        "what\r\n",
+        "220-a\r\n221 b\r\n",
+    ] {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(greeting.as_bytes()).await.unwrap();
+        let mut dialogue =
+            Dialogue::new(Wire::unix(ours), Dialect::Smtp, ClientTimeouts::default());
+        assert!(dialogue.greeting().await.is_err(), "{greeting}");
+    }
+    let (mut dialogue, _server) = greeted(&[
+        ("", "220 s\r\n"),
+        ("EHLO c.example\r\n", "250 s\r\n"),
+        ("MAIL FROM:<a@b.example>\r\n", "421 going down\r\n"),
+    ])
+    .await;
+    let fault = dialogue
+        .part(&envelope(&["c@d.example"]).part())
+        .await
+        .unwrap_err();
+    assert!(matches!(fault, LinkFault::Unavailable(reply) if reply.code() == 421));
+}
+
+// covers: R5321-25, OWN-6
+#[tokio::test]
+async fn a_goodbye_behind_a_verdict_takes_nothing_back() {
+    for (behind, is_goodbye) in [("421 stopping\r\n", true), ("250 what\r\n", false)] {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut dialogue =
+            Dialogue::new(Wire::unix(ours), Dialect::Smtp, ClientTimeouts::default());
+        let script = format!(
+            "220 s\r\n250-PIPELINING\r\n250 CHUNKING\r\n250 ok\r\n250 ok\r\n250 taken\r\n{behind}"
+        );
+        // In portions as they are asked for; the last two together.
+        let mut lines = script.split_inclusive('\n');
+        theirs
+            .write_all(lines.next().unwrap().as_bytes())
+            .await
+            .unwrap();
+        dialogue.greeting().await.unwrap();
+        let hello = [lines.next().unwrap(), lines.next().unwrap()].concat();
+        theirs.write_all(hello.as_bytes()).await.unwrap();
+        dialogue.hello("c.example").await.unwrap();
+        let envelope = envelope(&["c@d.example"]);
+        let part = Part {
+            data: false,
+            ..envelope.part()
+        };
+        dialogue.begin_flight(&part, 3);
+        dialogue.content(b"x\r\n").await.unwrap();
+        theirs
+            .write_all(lines.collect::<String>().as_bytes())
+            .await
+            .unwrap();
+        let (_, replies) = dialogue.flight_verdict(&part).await.unwrap();
+        assert_eq!(replies[0].code(), 250);
+        let fault = dialogue.part(&part).await.unwrap_err();
+        let is_unavailable = matches!(fault, LinkFault::Unavailable(_));
+        assert_eq!(is_unavailable, is_goodbye, "{fault}");
+    }
+}
+
+// covers: R5321-40, R5321-41, R5321-42, R5321-43, R5321-44, R5321-45
+#[tokio::test(start_paused = true)]
+async fn each_wait_has_the_deadline_of_the_standard() {
+    let minutes = |count: u64| std::time::Duration::from_secs(60 * count);
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let mut dialogue = Dialogue::new(Wire::unix(ours), Dialect::Smtp, ClientTimeouts::default());
+    let table = [
+        (Awaited::Greeting, 5),
+        (Awaited::Mail, 5),
+        (Awaited::Recipient, 5),
+        (Awaited::Data, 2),
+        (Awaited::EndOfData, 10),
+    ];
+    for (awaited, expected) in table {
+        assert_eq!(dialogue.timeout(awaited), minutes(expected), "{awaited:?}");
+    }
+    assert_eq!(dialogue.timeouts.block, minutes(3));
+    let began = tokio::time::Instant::now();
+    let fault = dialogue.greeting().await.unwrap_err();
+    assert!(matches!(fault, LinkFault::Wire(WireError::TimedOut)));
+    assert_eq!(began.elapsed().as_secs(), 300);
+}
