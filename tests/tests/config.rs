@@ -141,14 +141,11 @@ const PULLER_MISTAKES: [Mistake; 10] = [
     ),
     (
         |folder| {
-            change(
-                &folder.join("puller.toml"),
-                "[[relay]]",
-                "[[relay]]\nname = \"mx1\"\n[[relay]]",
-            )
+            fs::create_dir(folder.join("conf.d")).expect("a folder");
+            append(&folder.join("conf.d/two.toml"), SECOND_RELAY);
         },
         78,
-        "DIR/puller.toml:LINE: ",
+        "DIR/conf.d/two.toml:2: name: \"mx1\" is already set at DIR/puller.toml:",
     ),
     (
         |folder| {
@@ -187,6 +184,10 @@ const PULLER_MISTAKES: [Mistake; 10] = [
         "data_dir DIR/data cannot be written: Not a directory",
     ),
 ];
+
+/// A relay of the same name as the first, and nothing else wrong with it.
+const SECOND_RELAY: &str = "[[relay]]\nname = \"mx1\"\naddress = \"127.0.0.1:1\"\ntls = \"off\"\naccount = \"corp\"\n\
+    secret_file = \"../relay.secret\"\ndomains = [\"example.org\"]\n";
 
 #[test]
 fn the_relay_names_each_mistake_in_one_line_and_starts_nothing() {
