@@ -490,9 +490,11 @@ fn as_ordinary_user(folder: &Path, name: &str, config: &Path, command: &str) -> 
     const NOBODY: u32 = 65_534;
     let mut program = program(name);
     if Uid::effective().is_root() {
-        // Where the programs are built, others may have no access.
+        // Where the programs are built, others may have no access. Another process makes the copy: a child of
+        // another test could inherit our handle, and a file that is open for writing cannot be run.
         let copy = folder.with_file_name(name);
-        fs::copy(&program, &copy).expect("a copy of the program");
+        let copied = Output::of(Command::new("cp").arg(&program).arg(&copy));
+        assert_eq!(copied.code, 0, "{}", copied.stderr);
         program = copy;
     }
     let mut call = Command::new(program);
