@@ -32,13 +32,16 @@ fn sizes() -> [Vec<u8>; 2] {
     [message::plain(1), message::big(5_000_000)]
 }
 
+/// What a scripted puller does before it goes.
+type Steps = fn(&mut Peer);
+
 /// A puller that is gone, step by step; a scripted one, as the real one cannot be stopped between two lines.
 // covers: OWN-1, OWN-2, OWN-3, OWN-4, OWN-5, OWN-7a, R2645-19, R5321-26
 #[test]
 fn a_puller_that_goes_away_at_any_step_has_taken_nothing() {
     let inside = Inside::smtp();
     let world = World::setup().target(&inside.target()).start();
-    let steps: [(&str, fn(&mut Peer)); 11] = [
+    let steps: [(&str, Steps); 11] = [
         ("before its greeting", |_| {}),
         ("after its greeting", |peer| {
             peer.send("220 puller.example.org ESMTP");

@@ -2,7 +2,6 @@
 //! a Maildir.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
 use atrn_tests::certs::{Certificate, write_private};
 use atrn_tests::inside::{Inside, Offer, Step};
@@ -269,15 +268,11 @@ fn a_maildir_gets_a_file_for_each_message() {
             .any(|arrived| message::without_trace(arrived) == content);
         assert!(found, "{name}");
     }
-    assert_eq!(files(&inbox.join("tmp")), 0);
+    assert_eq!(std::fs::read_dir(inbox.join("tmp")).unwrap().count(), 0);
     for entry in std::fs::read_dir(inbox.join("new")).unwrap() {
         let mode = entry.unwrap().metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "mail is for its owner");
     }
-}
-
-fn files(folder: &Path) -> usize {
-    std::fs::read_dir(folder).unwrap().count()
 }
 
 /// What is too big for the target, or of a kind that it does not take, is refused for good, and the rest goes on.
