@@ -516,11 +516,11 @@ impl Server {
     /// A client that sends more than twice the limit will not listen either (R5321-21).
     fn bound_swallowing(&mut self) {
         let octets_max = self.message_octets_max();
-        if let State::Swallow(body, reply) = &self.state {
-            if body.swallowed > octets_max.saturating_mul(2) {
-                let reply = reply.clone();
-                self.refuse_and_close(reply);
-            }
+        if let State::Swallow(body, reply) = &self.state
+            && body.swallowed > octets_max.saturating_mul(2)
+        {
+            let reply = reply.clone();
+            self.refuse_and_close(reply);
         }
     }
 
