@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::extension::Extensions;
-use atrn_shared::smtp::limits::RECEIVED_FIELDS;
+use atrn_shared::smtp::limits::{HEADER_OCTETS, RECEIVED_FIELDS};
 use atrn_shared::smtp::pace;
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
 use atrn_shared::smtp::reply::Reply;
@@ -432,7 +432,7 @@ impl<'t> Session<'t> {
 }
 
 /// Room for the relay's own trace header: with the same limit on both sides, what a sender was allowed to send comes in.
-const RELAY_TRACE_OCTETS: u64 = 4096;
+const RELAY_TRACE_OCTETS: usize = 4096;
 
 /// All that a relay is offered does not depend on the target: what the target cannot take is refused message by
 /// message, and its keywords stay inside.
@@ -447,7 +447,7 @@ fn machine(terms: &Terms) -> Config {
             terms
                 .limits
                 .max_message_size
-                .saturating_add(RELAY_TRACE_OCTETS),
+                .saturating_add(RELAY_TRACE_OCTETS as u64),
         ),
         smtputf8: true,
         ..Extensions::default()
@@ -455,7 +455,8 @@ fn machine(terms: &Terms) -> Config {
     let config = Config::new(&terms.hostname, extensions);
     Config {
         recipients_max: terms.limits.max_recipients,
-        // The relay's own is one of them.
+        // What a relay with the same limits took has its trace field on top.
+        header_octets_max: HEADER_OCTETS + RELAY_TRACE_OCTETS,
         received_max: RECEIVED_FIELDS + 1,
         ..config
     }

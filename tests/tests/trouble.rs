@@ -5,10 +5,10 @@ use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use atrn_tests::inside::Inside;
+use atrn_tests::inside::{Inside, Step};
 use atrn_tests::message::{self, Message};
 use atrn_tests::process::wait_until;
-use atrn_tests::world::World;
+use atrn_tests::world::{ACCOUNT, World};
 
 /// The only content file of the relay.
 fn spool_file(world: &World) -> PathBuf {
@@ -42,6 +42,29 @@ fn a_message_that_cannot_be_read_stops_nothing_behind_it() {
     let _ = world.puller.pull().expect_code(0);
     assert_eq!(inside.messages()[1].recipients, ["<ann@example.org>"]);
     assert_eq!(world.relay.queue_lines(), [""; 0]);
+}
+
+/// The message under way comes in, and no other.
+// covers: R2645-9
+#[test]
+fn an_account_that_is_disabled_in_the_middle_of_a_pull_gets_no_more() {
+    let inside = Inside::smtp();
+    inside.on(Step::EndOfData).once().stall();
+    let mut world = World::setup().target(&inside.target()).start();
+    let message = |number| Message::new("ann@example.org", message::plain(number));
+    world.send(&(0..5).map(message).collect::<Vec<_>>());
+    world.puller.begin_pull();
+    inside.wait_until("a stalled session", |record| record.stalled == 1);
+    let disabled = world.relay.cli(&["account", "disable", ACCOUNT]);
+    let _ = disabled.expect_code(0);
+    inside.release();
+    assert_eq!(world.puller.pulled(), 0);
+    assert_eq!(inside.messages().len(), 1);
+    assert_eq!(world.relay.queue_lines(), ["ann@example.org queued 0"; 4]);
+    assert_eq!(
+        world.relay.account_status(ACCOUNT)["last_pull"]["result"],
+        "refused"
+    );
 }
 
 // covers: R2645-16

@@ -64,7 +64,7 @@ impl SmtpConfig {
             ),
             max_errors: number("max_errors", default.max_errors, 1..=1_000),
             // RFC 5321 §6.3 wants 100; R5321-18 sets the floor.
-            max_received: number("max_received", default.max_received, 30..=1_000),
+            max_received: number("max_received", default.max_received, 30..=100),
             command_timeout: section.or("command_timeout", default.command_timeout, |value| {
                 value.duration(&TIMEOUTS)
             }),

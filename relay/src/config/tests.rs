@@ -224,7 +224,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[smtp]\nmax_received = 29",
-        "relay.toml:10: max_received: 29 is out of range; use 30 to 1000",
+        "relay.toml:10: max_received: 29 is out of range; use 30 to 100",
     ),
     (
         "[smtp]\nmax_message_size = \"1KB\"",

@@ -60,6 +60,8 @@ pub(super) async fn serve(
         server: Server::new(config(&settings), tls_state(&settings)),
         settings,
         message: None,
+        content_began: Instant::now(),
+        heard_at: Instant::now(),
         messages: 0,
     };
     let mut wire = Wire::tcp(stream);
@@ -94,6 +96,10 @@ struct Session<'e> {
     settings: Arc<Settings>,
     server: Server,
     message: Option<Message>,
+    /// When the content under way was asked for.
+    content_began: Instant,
+    /// When the client last said something whole: octets that make no command buy no time.
+    heard_at: Instant,
     messages: u64,
 }
 
@@ -103,7 +109,6 @@ struct Message {
     body: Option<BodyWriter>,
     /// The store gave up on the content; the rest of it is dropped.
     failure: Option<StoreError>,
-    began: Instant,
 }
 
 impl Session<'_> {
@@ -118,6 +123,10 @@ impl Session<'_> {
         loop {
             match self.server.next(&mut wire.input) {
                 Event::NeedInput => {
+                    self.note_refusals();
+                    if !self.server.output.is_empty() {
+                        self.heard_at = Instant::now();
+                    }
                     let Some(wait) = self.wait() else {
                         return Next::End(End::TooSlow);
                     };
@@ -143,7 +152,8 @@ impl Session<'_> {
                     }
                 }
                 Event::EndOfMessage(summary) => self.on_end_of_message(summary).await,
-                Event::Abandoned(reason) => self.on_abandoned(reason.as_ref()),
+                // Why, if it was ours to say, stands among the refusals.
+                Event::Abandoned(_) => self.message = None,
                 Event::StartTls => {
                     if let Err(error) = wire.write(&mut self.server.output, FAREWELL).await {
                         return Next::End(error.into());
@@ -155,16 +165,27 @@ impl Session<'_> {
         }
     }
 
-    /// How long to wait for the client; `None` when its content drips.
+    /// How long to wait for the client; `None` when it drips.
     fn wait(&self) -> Option<Duration> {
         let smtp = &self.settings.config.smtp;
-        match &self.message {
-            Some(Message {
-                body: Some(body),
-                began,
-                ..
-            }) => pace::next_wait(began.elapsed(), body.len(), smtp.data_timeout),
-            _ => Some(smtp.command_timeout),
+        let body = self
+            .message
+            .as_ref()
+            .and_then(|message| message.body.as_ref());
+        let octets = self.server.content_octets();
+        match octets.or_else(|| body.map(BodyWriter::len)) {
+            Some(octets) => {
+                pace::next_wait(self.content_began.elapsed(), octets, smtp.data_timeout)
+            }
+            None => smtp.command_timeout.checked_sub(self.heard_at.elapsed()),
+        }
+    }
+
+    /// Whatever was refused can be found: in the log, and in what `status` counts.
+    fn note_refusals(&mut self) {
+        for reply in self.server.take_refusals() {
+            info!(session = %self.id, peer = %self.peer, %reply, "refused");
+            self.edge.activity.refused(reply.code());
         }
     }
 
@@ -183,6 +204,12 @@ impl Session<'_> {
     }
 
     fn on_mail(&mut self, reverse_path: ReversePath, parameters: MailParameters) {
+        if !self.edge.store.has_room(parameters.size.unwrap_or(0)) {
+            let reply = refusal(&StoreError::Full);
+            error!(session = %self.id, peer = %self.peer, %reply, "no room on the disk for new mail");
+            self.edge.activity.refused(reply.code());
+            return self.server.answer(reply);
+        }
         let hello = self.server.hello().map_or("", |hello| hello.name.as_str());
         self.message = Some(Message {
             envelope: Envelope {
@@ -195,7 +222,6 @@ impl Session<'_> {
             },
             body: None,
             failure: None,
-            began: Instant::now(),
         });
         self.server.answer(Reply::new(250, "2.1.0", "Ok"));
     }
@@ -245,7 +271,7 @@ impl Session<'_> {
         let written = body.write(header.as_bytes()).await;
         message.failure = written.err();
         message.body = Some(body);
-        message.began = Instant::now();
+        self.content_began = Instant::now();
         self.server
             .answer(Reply::bare(354, "End data with <CR><LF>.<CR><LF>"));
     }
@@ -255,7 +281,6 @@ impl Session<'_> {
             mut envelope,
             body: Some(body),
             failure,
-            began,
         }) = self.message.take()
         else {
             return;
@@ -274,7 +299,7 @@ impl Session<'_> {
                 self.edge.activity.accepted(size);
                 info!(
                     session = %self.id, peer = %self.peer, %queue_id, reverse_path = %log::peer(&reverse_path),
-                    recipients, size, delay = ?began.elapsed(), "accepted"
+                    recipients, size, delay = ?self.content_began.elapsed(), "accepted"
                 );
                 Reply::new(250, "2.0.0", queue_id.to_string())
             }
@@ -288,16 +313,9 @@ impl Session<'_> {
         self.server.answer(reply);
     }
 
-    fn on_abandoned(&mut self, reason: Option<&Reply>) {
-        self.message = None;
-        if let Some(reply) = reason {
-            info!(session = %self.id, peer = %self.peer, %reply, "content refused");
-            self.edge.activity.refused(reply.code());
-        }
-    }
-
     /// Says why the session ends, where the client can still hear it.
     async fn farewell(&mut self, mut wire: Wire, end: &End) {
+        self.note_refusals();
         let last_word = match end {
             End::EarlyTalker => {
                 // It did not wait for the greeting, so it gets none (R5321-32).

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Instant;
 
+use atrn_shared::config::Live;
 use atrn_shared::dialogue::{Dialogue, LinkFault, Part, PartVerdict};
 use atrn_shared::log;
 use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
@@ -19,9 +20,10 @@ use atrn_shared::wire::{Wire, WireError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::verdict;
+use super::{permission, verdict};
 use crate::activity::{PullGuard, PullResult};
 use crate::queue::{ContentReader, Delivery, Lease, Outcome, SessionId, Store, StoreError};
+use crate::settings::Settings;
 
 /// Deliveries claimed at a time. They are held from other sessions, so not too many.
 const CLAIM_MAX: usize = 64;
@@ -34,6 +36,7 @@ const ONE_FLIGHT_OCTETS: u64 = 128 * 1024;
 /// One reversed session.
 pub(super) struct Drain<'a> {
     pub(super) store: &'a Store,
+    pub(super) settings: &'a Live<Settings>,
     pub(super) session: SessionId,
     pub(super) peer: SocketAddr,
     pub(super) account: &'a str,
@@ -42,7 +45,26 @@ pub(super) struct Drain<'a> {
     pub(super) shutdown: &'a CancellationToken,
 }
 
-/// Why a drain ended before the queue was empty.
+/// How a drain ended that nothing broke.
+#[derive(Clone, Copy, Debug)]
+enum Finish {
+    AllSent,
+    /// The account was disabled or removed, or a domain taken from it, while it was pulling.
+    NotPermitted,
+    Shutdown,
+}
+
+impl Finish {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::AllSent => "all sent",
+            Self::NotPermitted => "the account may no longer pull these domains",
+            Self::Shutdown => "the relay is shutting down",
+        }
+    }
+}
+
+/// What broke a drain off.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
     /// Content that was on its way could not be read to its end, so the transaction was broken off (OWN-3).
@@ -72,8 +94,7 @@ impl Drain<'_> {
         let mut dialogue = Dialogue::new(wire, Dialect::Smtp, ClientTimeouts::default());
         let ended = self.send_all(&mut dialogue, &pull, &mut tally).await;
         let reason = match &ended {
-            Ok(()) if self.shutdown.is_cancelled() => "the relay is shutting down".to_owned(),
-            Ok(()) => "all sent".to_owned(),
+            Ok(finish) => finish.reason().to_owned(),
             Err(broken) => broken.to_string(),
         };
         info!(
@@ -81,8 +102,11 @@ impl Drain<'_> {
             deferred = tally.deferred, failed = tally.failed, delay = ?began.elapsed(), reason, "drain ended"
         );
         match ended {
-            Ok(()) => {
-                pull.end(PullResult::Complete);
+            Ok(finish) => {
+                pull.end(match finish {
+                    Finish::AllSent | Finish::Shutdown => PullResult::Complete,
+                    Finish::NotPermitted => PullResult::Refused,
+                });
                 dialogue.quit().await;
             }
             // A customer whose own server is down just closes: everybody's right, and nobody's fault.
@@ -98,7 +122,7 @@ impl Drain<'_> {
         dialogue: &mut Dialogue,
         pull: &PullGuard,
         tally: &mut Tally,
-    ) -> Result<(), Broken> {
+    ) -> Result<Finish, Broken> {
         dialogue.greeting().await?;
         dialogue.hello(self.hostname).await?;
         let mut settling = VecDeque::new();
@@ -116,15 +140,18 @@ impl Drain<'_> {
         pull: &PullGuard,
         tally: &mut Tally,
         settling: &mut VecDeque<Settling>,
-    ) -> Result<(), Broken> {
-        while !self.shutdown.is_cancelled() {
+    ) -> Result<Finish, Broken> {
+        loop {
+            if let Some(finish) = self.must_end() {
+                return Ok(finish);
+            }
             let leases = self
                 .store
                 .claim(self.session, self.domains, CLAIM_MAX)
                 .await?;
             if leases.is_empty() {
                 if settling.is_empty() {
-                    break;
+                    return Ok(Finish::AllSent);
                 }
                 // The rest of a delivery that was taken in part is free once its settlement is through.
                 for settled in settling.drain(..) {
@@ -133,8 +160,8 @@ impl Drain<'_> {
                 continue;
             }
             for lease in leases {
-                if self.shutdown.is_cancelled() {
-                    break;
+                if let Some(finish) = self.must_end() {
+                    return Ok(finish);
                 }
                 let began = Instant::now();
                 let (outcomes, cut) = match send(dialogue, &lease).await {
@@ -156,7 +183,16 @@ impl Drain<'_> {
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Asked between two messages: what was changed meanwhile counts from the next one on.
+    fn must_end(&self) -> Option<Finish> {
+        if self.shutdown.is_cancelled() {
+            return Some(Finish::Shutdown);
+        }
+        let settings = self.settings.load();
+        let granted = permission::granted(settings.config.account(self.account), self.domains);
+        granted.is_none().then_some(Finish::NotPermitted)
     }
 
     /// Counts and logs how a delivery ended.

@@ -260,6 +260,7 @@ impl Session<'_> {
         let pull = self.provider.activity.pull(&name, self.peer.ip());
         drain::Drain {
             store: &self.provider.store,
+            settings: &self.provider.settings,
             session: self.id,
             peer: self.peer,
             account: &name,

@@ -33,6 +33,7 @@ use rusqlite::Connection;
 use self::body::Spool;
 use self::envelope::Place;
 use self::lease::Held;
+use self::space::Room;
 use self::sqlite::keeper::{self, Chore};
 use self::sqlite::writer::{Accept, Settle, Verdict, Writer};
 use self::sqlite::{Shared, reader};
@@ -121,6 +122,14 @@ impl Store {
     pub fn body(&self) -> BodyWriter {
         let id = self.shared.ids.next(Timestamp::now());
         BodyWriter::new(id, Arc::clone(self.shared.spool()))
+    }
+
+    /// Whether a message of so many octets would find room now: worth asking before its content comes. Small ones may
+    /// find room inside the database, which only the writer knows.
+    #[must_use]
+    pub fn has_room(&self, octets: u64) -> bool {
+        let small = octets <= INLINE_BYTES as u64;
+        small || self.shared.spool().space().room(octets, 0) != Room::Full
     }
 
     /// Takes a message. When this returns an id the message is durable, and only then (R5321-15).

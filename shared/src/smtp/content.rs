@@ -2,7 +2,7 @@
 
 use memchr::memchr2;
 
-use super::limits::{HEADER_OCTETS, TEXT_LINE_OCTETS};
+use super::limits::TEXT_LINE_OCTETS;
 use super::reply::Reply;
 
 /// Why content is refused.
@@ -43,11 +43,22 @@ impl Fault {
     }
 }
 
+/// How much of everything content may have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ContentLimits {
+    /// Octets in all.
+    pub octets: u64,
+    /// Octets of the header section.
+    pub header_octets: usize,
+    /// `Received` fields.
+    pub received_fields: usize,
+}
+
 /// Looks at content as it passes, in pieces of any size.
 #[derive(Debug)]
 pub struct Inspector {
+    limits: ContentLimits,
     octets: u64,
-    octets_max: u64,
     eight_bit: bool,
     after_cr: bool,
     in_header: bool,
@@ -56,19 +67,18 @@ pub struct Inspector {
     /// Octets of `received:` that this line has matched so far; `None` once it did not.
     matched: Option<usize>,
     received_fields: usize,
-    received_max: usize,
 }
 
 /// The header field that every server on the way adds.
 const RECEIVED: &[u8] = b"received:";
 
 impl Inspector {
-    /// An inspector for a message of at most `octets_max`, with at most `received_max` `Received` fields.
+    /// An inspector for a message within these limits.
     #[must_use]
-    pub fn new(octets_max: u64, received_max: usize) -> Self {
+    pub fn new(limits: ContentLimits) -> Self {
         Self {
+            limits,
             octets: 0,
-            octets_max,
             eight_bit: false,
             after_cr: false,
             in_header: true,
@@ -76,7 +86,6 @@ impl Inspector {
             line_octets: 0,
             matched: Some(0),
             received_fields: 0,
-            received_max,
         }
     }
 
@@ -98,7 +107,7 @@ impl Inspector {
     /// The first [`Fault`] found.
     pub fn look(&mut self, part: &[u8]) -> Result<(), Fault> {
         self.octets += part.len() as u64;
-        if self.octets > self.octets_max {
+        if self.octets > self.limits.octets {
             return Err(Fault::TooLarge);
         }
         self.eight_bit = self.eight_bit || !part.is_ascii();
@@ -144,7 +153,7 @@ impl Inspector {
             return Ok(());
         }
         self.header_octets += text.len();
-        if self.header_octets > HEADER_OCTETS {
+        if self.header_octets > self.limits.header_octets {
             return Err(Fault::HeaderTooLong);
         }
         let Some(matched) = self.matched else {
@@ -157,7 +166,7 @@ impl Inspector {
         } else if count == wanted.len() {
             self.matched = None;
             self.received_fields += 1;
-            if self.received_fields > self.received_max {
+            if self.received_fields > self.limits.received_fields {
                 return Err(Fault::Loop);
             }
         } else {
@@ -179,10 +188,18 @@ impl Inspector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::smtp::limits::RECEIVED_FIELDS;
+    use crate::smtp::limits::{HEADER_OCTETS, RECEIVED_FIELDS};
+
+    fn limits(octets: u64) -> ContentLimits {
+        ContentLimits {
+            octets,
+            header_octets: HEADER_OCTETS,
+            received_fields: RECEIVED_FIELDS,
+        }
+    }
 
     fn inspect(content: &[u8], piece: usize) -> Result<Inspector, Fault> {
-        let mut inspector = Inspector::new(3 << 20, RECEIVED_FIELDS);
+        let mut inspector = Inspector::new(limits(3 << 20));
         for part in content.chunks(piece) {
             inspector.look(part)?;
         }
@@ -249,7 +266,7 @@ mod tests {
             inspect(header.as_bytes(), 4096).err(),
             Some(Fault::HeaderTooLong)
         );
-        let mut small = Inspector::new(3, RECEIVED_FIELDS);
+        let mut small = Inspector::new(limits(3));
         assert_eq!(small.look(b"abc"), Ok(()));
         assert_eq!(small.look(b"d"), Err(Fault::TooLarge));
     }

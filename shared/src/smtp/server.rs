@@ -15,7 +15,7 @@ use super::command;
 use super::content::Inspector;
 use super::data::{self, Framed};
 use super::extension::Extensions;
-use super::limits::{COMMAND_LINE_OCTETS, RECEIVED_FIELDS, RECIPIENTS_MIN};
+use super::limits::{COMMAND_LINE_OCTETS, HEADER_OCTETS, RECEIVED_FIELDS, RECIPIENTS_MIN};
 use super::line::{Input, Line, Lines};
 use super::parameter::{MailParameters, RcptParameters};
 use super::reply::Reply;
@@ -33,6 +33,8 @@ pub struct Config {
     pub recipients_max: usize,
     /// Refusals by the machine, and those that the driver counts, before 421.
     pub errors_max: u32,
+    /// Octets of a header section (R5321-20).
+    pub header_octets_max: usize,
     /// `Received` fields of a message that is not looping (R5321-18).
     pub received_max: usize,
     /// Characters that no local-part of a recipient may have: some server on the way might take them for a
@@ -43,6 +45,9 @@ pub struct Config {
 /// The default of [`Config::local_part_forbidden`].
 pub const LOCAL_PART_FORBIDDEN: &str = "%!@/\\|";
 
+/// Refusals kept for the driver between two of its looks.
+const REFUSALS_KEPT: usize = 32;
+
 impl Config {
     /// The limits that hold unless somebody says otherwise.
     #[must_use]
@@ -52,6 +57,7 @@ impl Config {
             extensions,
             recipients_max: RECIPIENTS_MIN,
             errors_max: 20,
+            header_octets_max: HEADER_OCTETS,
             received_max: RECEIVED_FIELDS,
             local_part_forbidden: LOCAL_PART_FORBIDDEN.to_owned(),
         }
@@ -230,6 +236,7 @@ pub struct Server {
     between_chunks: Option<Inspector>,
     slots: VecDeque<Slot>,
     errors: u32,
+    refusals: Vec<Reply>,
     /// Replies to be sent.
     pub output: Vec<u8>,
 }
@@ -262,6 +269,7 @@ impl Server {
             between_chunks: None,
             slots: VecDeque::new(),
             errors: 0,
+            refusals: Vec::new(),
             output: Vec::new(),
         };
         server.say(greeting);
@@ -292,6 +300,22 @@ impl Server {
     #[must_use]
     pub fn in_transaction(&self) -> bool {
         self.transaction.is_some()
+    }
+
+    /// Octets of the content under way, also of one that is refused already and dropped up to its end.
+    #[must_use]
+    pub fn content_octets(&self) -> Option<u64> {
+        match &self.state {
+            State::Content(body) => Some(body.inspector.octets()),
+            State::Swallow(body, _) => Some(body.swallowed),
+            _ => None,
+        }
+    }
+
+    /// What the machine itself refused since it was last asked: for the log, as every refusal has a reason that
+    /// somebody will ask for.
+    pub fn take_refusals(&mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.refusals)
     }
 
     /// What must happen next.
@@ -401,8 +425,16 @@ impl Server {
     }
 
     fn refuse(&mut self, reply: Reply) {
+        self.note(&reply);
         self.say(reply);
         self.count_error();
+    }
+
+    /// Keeps a refusal for [`Server::take_refusals`]. Who never asks for them must not pay for them without end.
+    fn note(&mut self, reply: &Reply) {
+        if self.refusals.len() < REFUSALS_KEPT {
+            self.refusals.push(reply.clone());
+        }
     }
 
     /// Refuses a command for what was refused before it. A client that pipelines could not know of that (RFC 2920
@@ -418,6 +450,7 @@ impl Server {
     /// The last reply, behind those that are still due.
     fn refuse_and_close(&mut self, reply: Reply) {
         if !matches!(self.state, State::Closing) {
+            self.note(&reply);
             self.say(reply);
             self.state = State::Closing;
         }

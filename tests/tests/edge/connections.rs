@@ -1,7 +1,11 @@
 //! How many connections, for how long (RFC 5321 §4.5.3.2, §7.8).
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
 use atrn_tests::message;
-use atrn_tests::peer::Peer;
+use atrn_tests::peer::{Peer, is_end};
 use atrn_tests::process::wait_until;
 use atrn_tests::world::World;
 
@@ -74,6 +78,51 @@ fn a_silent_client_is_told_and_cut_off() {
     let mut peer = world.relay.smtp();
     peer.expect("421 4.4.2");
     peer.expect_close();
+}
+
+/// Octets that make no command buy no time, or a few strangers hold every place with one octet now and then.
+// covers: R5321-46
+#[test]
+fn a_client_that_drips_is_cut_off_as_a_silent_one() {
+    let world = World::setup().relay("smtp.command_timeout", "1s").start();
+    let mut stream = TcpStream::connect(world.relay.smtp_address()).expect("a connection");
+    let brief = Some(Duration::from_millis(50));
+    stream.set_read_timeout(brief).expect("a read time-out");
+    let mut heard = Vec::new();
+    for _ in 0..1200 {
+        let mut part = [0; 512];
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(count) => heard.extend_from_slice(&part[..count]),
+            Err(error) if is_end(error.kind()) => break,
+            Err(_) => {
+                let _ = stream.write_all(b"N");
+            }
+        }
+    }
+    let heard = String::from_utf8_lossy(&heard).into_owned();
+    assert!(heard.contains("\r\n421 4.4.2 "), "{heard:?}");
+}
+
+/// Whoever asks "why was I refused?" finds an answer.
+// covers: R5321-21
+#[test]
+fn what_the_protocol_refuses_is_logged_and_counted() {
+    let world = World::setup().relay("smtp.max_message_size", "1MB").start();
+    let mut peer = world.relay.smtp();
+    let _ = peer.ehlo("client.example");
+    peer.ask("MAIL FROM:<a@source.example> SIZE=2000000", "552 5.3.4");
+    peer.ask("WHAT", "500 5.5.2");
+    peer.ask("QUIT", "221");
+    peer.expect_close();
+    wait_until("the refusals are counted", || {
+        world.relay.status()["refused_permanent"] == 2
+    });
+    let log = world.relay.log();
+    assert!(
+        log.contains("reply=552 5.3.4") && log.contains("reply=500 5.5.2"),
+        "{log}"
+    );
 }
 
 // covers: R5321-22, R5321-47

@@ -6,7 +6,7 @@ use super::{
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::bdat::Chunk;
 use crate::smtp::command::{self, ArgumentError, Verb};
-use crate::smtp::content::{Fault, Inspector};
+use crate::smtp::content::{ContentLimits, Fault, Inspector};
 use crate::smtp::data;
 use crate::smtp::parameter::{MailParameters, ParameterError, RcptParameters};
 use crate::smtp::reply::Reply;
@@ -150,11 +150,13 @@ impl Server {
             return None;
         }
         if transaction.accepted + transaction.asked >= recipients_max {
-            self.say(Reply::new(
+            let reply = Reply::new(
                 452,
                 "4.5.3",
                 "Too many recipients; send the others in another transaction",
-            ));
+            );
+            self.note(&reply);
+            self.say(reply);
             return None;
         }
         transaction.asked += 1;
@@ -318,7 +320,11 @@ impl Server {
     }
 
     fn inspector(&self) -> Inspector {
-        Inspector::new(self.message_octets_max(), self.config.received_max)
+        Inspector::new(ContentLimits {
+            octets: self.message_octets_max(),
+            header_octets: self.config.header_octets_max,
+            received_fields: self.config.received_max,
+        })
     }
 
     pub(super) fn message_octets_max(&self) -> u64 {
