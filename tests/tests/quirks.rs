@@ -207,10 +207,11 @@ struct Records {
 
 impl Records {
     fn connect(world: &World) -> Self {
-        let socket = TcpStream::connect(world.relay.odmr_address()).unwrap();
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        let session = ClientConnection::new(Arc::clone(&trusting_client()), name).unwrap();
+        let socket = TcpStream::connect(world.relay.odmr_address()).expect("a listener");
+        socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let session =
+            ClientConnection::new(Arc::clone(&trusting_client()), name).expect("a TLS client");
         let mut records = Self { session, socket };
         records.flush();
         records
@@ -220,7 +221,7 @@ impl Records {
         self.session
             .writer()
             .write_all(format!("{text}\r\n").as_bytes())
-            .unwrap();
+            .expect("TLS");
         self.flush();
     }
 
@@ -246,14 +247,14 @@ impl Records {
     fn record(&mut self) -> String {
         // RFC 8446 §5.1: type, version, length.
         let mut record = vec![0; 5];
-        self.socket.read_exact(&mut record).unwrap();
+        self.socket.read_exact(&mut record).expect("TLS");
         let length = u16::from_be_bytes([record[3], record[4]]);
         record.resize(5 + usize::from(length), 0);
-        self.socket.read_exact(&mut record[5..]).unwrap();
+        self.socket.read_exact(&mut record[5..]).expect("TLS");
         let mut rest = record.as_slice();
         while !rest.is_empty() {
-            self.session.read_tls(&mut rest).unwrap();
-            self.session.process_new_packets().unwrap();
+            self.session.read_tls(&mut rest).expect("TLS");
+            self.session.process_new_packets().expect("TLS");
         }
         self.flush();
         let mut text = vec![0; 20_000];
@@ -266,7 +267,7 @@ impl Records {
 
     fn flush(&mut self) {
         while self.session.wants_write() {
-            self.session.write_tls(&mut self.socket).unwrap();
+            self.session.write_tls(&mut self.socket).expect("TLS");
         }
     }
 }
