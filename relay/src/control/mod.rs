@@ -1,6 +1,6 @@
 //! The admin's way to the queue: one set of requests, one place that answers them.
 //!
-//! The daemon answers on a Unix socket in its `data_dir` ([`server`]); where none runs, the command line opens the
+//! The daemon answers on a Unix socket in its `data_dir` (`server`); where none runs, the command line opens the
 //! queue itself and asks the same [`handle`]. Who may ask is a matter of file permissions: the directory is
 //! 0700, the socket 0600.
 
