@@ -5,7 +5,7 @@
 //! Every wait has a deadline. What the bytes mean is none of its business.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -212,11 +212,19 @@ impl Wire {
         }
     }
 
-    /// Takes what has arrived already, without waiting; true when octets wait now. Asked where the peer must
-    /// not have spoken yet: before the greeting, and before the answer to ATRN.
+    /// Takes what has arrived already, without waiting; true when octets wait now. Asked where the peer must not
+    /// have spoken yet: before the greeting, and before the answer to ATRN.
     pub fn has_early_octets(&mut self) -> bool {
         // A connection that is broken says so at the next read.
-        let _ = self.poll_fill(&mut Context::from_waker(Waker::noop()));
+        if let Stream::Tcp(stream) = &self.stream {
+            // The runtime hears of octets on a new connection a moment later than the kernel, so that one is asked.
+            let mut socket = &*socket2::SockRef::from(stream);
+            if let Ok(count) = socket.read(self.input.space()) {
+                self.input.filled(count);
+            }
+        } else {
+            let _ = self.poll_fill(&mut Context::from_waker(Waker::noop()));
+        }
         !self.input.is_empty()
     }
 

@@ -11,7 +11,7 @@ use super::{ACCOUNT, RELAY, RELAY_NAME, Settings, program};
 use crate::certs;
 use crate::peer::Peer;
 use crate::ports::Port;
-use crate::process::{Output, Process, exit_code};
+use crate::process::{Output, Process, exit_code, wait_until};
 
 /// TLS on the ODMR listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +153,24 @@ impl Relay {
             .as_ref()
             .expect("a running relay")
             .signal(signal);
+    }
+
+    /// Stops every thread of it, and returns when they stand; it goes on at SIGCONT.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.id());
+        let stands = |stat: &str| {
+            stat.rsplit(") ")
+                .next()
+                .is_some_and(|rest| rest.starts_with('T'))
+        };
+        wait_until("every thread stands", || {
+            let tasks = std::fs::read_dir(&tasks).expect("the threads of the relay");
+            let stats = tasks
+                .flatten()
+                .map(|task| std::fs::read_to_string(task.path().join("stat")));
+            stats.flatten().all(|stat| stands(&stat))
+        });
     }
 
     /// Its process id.

@@ -174,7 +174,7 @@ fn a_client_that_speaks_before_the_greeting_gets_none() {
         b"GET / HTTP/1.1\r\n\r\n",
         b"E",
     ] {
-        world.relay.signal(Signal::SIGSTOP);
+        world.relay.pause();
         let mut peer = Peer::connect(world.relay.smtp_address());
         peer.send_octets(early);
         world.relay.signal(Signal::SIGCONT);
