@@ -35,8 +35,8 @@ impl Plan {
         Self {
             folder: folder.to_owned(),
             quick,
-            runs: if quick { 2 } else { 5 },
-            run_length: Duration::from_millis(if quick { 700 } else { 2_000 }),
+            runs: if quick { 2 } else { 7 },
+            run_length: Duration::from_millis(if quick { 700 } else { 1_500 }),
         }
     }
 
