@@ -7,6 +7,7 @@
 
 mod customer;
 mod figures;
+mod interrupt;
 mod output;
 mod party;
 mod subject;
@@ -77,6 +78,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         build()?;
     }
     let folder = folder_for_all(&arguments.dir)?;
+    interrupt::watch(folder.path())?;
     let mut plan = Plan::new(folder.path(), arguments.quick);
     plan.runs = arguments.runs.unwrap_or(plan.runs).max(1);
     let setting = output::setting(folder.path(), &plan);

@@ -1,0 +1,52 @@
+//! Ctrl-C in a run of minutes: every program that was started ends, and the folder goes, as at the end of a run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+
+use anyhow::Result;
+use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::unistd::Pid;
+
+/// What a shell shows for a program that SIGINT ended.
+const INTERRUPTED: i32 = 130;
+
+/// Cleans up and ends on SIGINT and SIGTERM. It must be called before there are other threads, which inherit that
+/// the signals wait for this one; programs that are started do not.
+pub(crate) fn watch(folder: &Path) -> Result<()> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    signals.thread_block()?;
+    let folder = folder.to_owned();
+    std::thread::spawn(move || {
+        if signals.wait().is_ok() {
+            eprintln!("interrupted: stopping what was started");
+            clean(&folder);
+            exit(INTERRUPTED);
+        }
+    });
+    Ok(())
+}
+
+fn clean(folder: &Path) {
+    for instance in entries(folder) {
+        if instance.join("etc/main.cf").exists() {
+            // Its master is nobody's child.
+            let mut postfix = Command::new("/usr/sbin/postfix");
+            postfix.arg("-c").arg(instance.join("etc")).arg("abort");
+            postfix.output().ok();
+        }
+    }
+    for thread in entries(Path::new("/proc/self/task")) {
+        let children = fs::read_to_string(thread.join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|id| id.parse().ok()) {
+            // Each was started in a group of its own, named after it.
+            killpg(Pid::from_raw(child), Signal::SIGKILL).ok();
+        }
+    }
+    fs::remove_dir_all(folder).ok();
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
