@@ -5,24 +5,37 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
 use anyhow::Result;
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What a shell shows for a program that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
-/// Cleans up and ends on SIGINT and SIGTERM. It must be called before there are other threads, which inherit that
-/// the signals wait for this one; programs that are started do not.
+/// Cleans up and ends on SIGINT and SIGTERM. By handlers, which programs that are started do not inherit: with the
+/// signals blocked for a thread that waits for them, they could not be stopped by SIGTERM.
 pub(crate) fn watch(folder: &Path) -> Result<()> {
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
-    signals.thread_block()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
     let folder = folder.to_owned();
+    let (mut interrupt, mut terminate) = {
+        let _entered = runtime.enter();
+        (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        )
+    };
     std::thread::spawn(move || {
-        if signals.wait().is_ok() {
-            eprintln!("interrupted: stopping what was started");
-            clean(&folder);
-            exit(INTERRUPTED);
-        }
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        eprintln!("interrupted: stopping what was started");
+        clean(&folder);
+        exit(INTERRUPTED);
     });
     Ok(())
 }
