@@ -86,6 +86,9 @@ fn a_silent_client_is_told_and_cut_off() {
 fn a_client_that_drips_is_cut_off_as_a_silent_one() {
     let world = World::setup().relay("smtp.command_timeout", "1s").start();
     let mut stream = TcpStream::connect(world.relay.smtp_address()).expect("a connection");
+    let mut greeting = [0; 4];
+    stream.read_exact(&mut greeting).expect("the greeting");
+    assert_eq!(&greeting, b"220 ");
     let brief = Some(Duration::from_millis(50));
     stream.set_read_timeout(brief).expect("a read time-out");
     let mut heard = Vec::new();
