@@ -326,15 +326,6 @@ impl Dialogue {
         positive(reply).map(drop)
     }
 
-    /// NOOP: is the peer still there?
-    ///
-    /// # Errors
-    /// [`LinkFault`] when it was not answered.
-    pub async fn noop(&mut self) -> Result<(), LinkFault> {
-        self.client.noop();
-        self.reply(Awaited::Noop).await.map(drop)
-    }
-
     /// QUIT. The 221 is a courtesy: it makes no difference whether it comes (R5321-26). A peer that still owes us
     /// replies has given up in the middle of them, and hears no more commands.
     pub async fn quit(mut self) {
@@ -410,12 +401,9 @@ impl Dialogue {
             Awaited::Data => timeouts.data,
             Awaited::EndOfData | Awaited::Chunk => timeouts.end_of_data,
             Awaited::Quit => timeouts.quit,
-            Awaited::Atrn
-            | Awaited::Auth
-            | Awaited::Hello
-            | Awaited::Noop
-            | Awaited::Reset
-            | Awaited::StartTls => timeouts.command,
+            Awaited::Auth | Awaited::Hello | Awaited::Noop | Awaited::Reset | Awaited::StartTls => {
+                timeouts.command
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use super::bdat;
 use super::data::Encoder;
 use super::extension::Extensions;
 use super::line::Input;
-use super::parameter::{BodyType, MailParameters, RcptParameters};
+use super::parameter::{MailParameters, RcptParameters};
 use super::reply::{Reply, ReplyError, parse_reply};
 
 /// SMTP, or its sibling that answers for each recipient after the content (RFC 2033).
@@ -26,8 +26,6 @@ pub enum Dialect {
 /// What a reply answers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Awaited {
-    /// ATRN (RFC 2645)
-    Atrn,
     /// AUTH, or a response in its exchange
     Auth,
     /// The octets of a BDAT that was not the last.
@@ -183,12 +181,6 @@ impl Client {
         self.command(Awaited::Auth, format_args!("{response}"));
     }
 
-    /// ATRN with its argument.
-    pub fn atrn(&mut self, argument: &str) {
-        let separator = if argument.is_empty() { "" } else { " " };
-        self.command(Awaited::Atrn, format_args!("ATRN{separator}{argument}"));
-    }
-
     /// MAIL, with those of the parameters that the peer offered to take.
     pub fn mail(&mut self, path: &ReversePath, parameters: &MailParameters) {
         let offered = &self.extensions;
@@ -338,16 +330,6 @@ impl Client {
         };
         self.awaited
             .extend(std::iter::repeat_n(Awaited::EndOfData, count));
-    }
-}
-
-/// What `BODY=` says of content with these needs, for a peer that offers 8BITMIME.
-#[must_use]
-pub fn body_type(eight_bit: bool) -> BodyType {
-    if eight_bit {
-        BodyType::EightBitMime
-    } else {
-        BodyType::SevenBit
     }
 }
 
