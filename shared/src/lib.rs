@@ -5,7 +5,7 @@
 //! - [`sasl`]: the mechanisms of AUTH as steps, both sides, without I/O
 //! - [`wire`]: the one place where bytes meet a stream; [`dialogue`] drives the sending side over it
 //! - [`tls`], [`secret`]: certificates and pins, values that do not print themselves
-//! - [`config`], [`log`], [`cli`]: what both programs share as programs
+//! - [`config`], [`log`], [`cli`], [`steady`]: what both programs share as programs
 
 pub mod cli;
 pub mod config;
@@ -15,5 +15,6 @@ pub mod odmr;
 pub mod sasl;
 pub mod secret;
 pub mod smtp;
+pub mod steady;
 pub mod tls;
 pub mod wire;
