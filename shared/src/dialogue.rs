@@ -53,19 +53,35 @@ pub struct PartVerdict {
     pub recipients: Vec<Reply>,
     /// To DATA; absent where it was not worth sending.
     pub data: Option<Reply>,
+    /// MAIL named the delivery, so that [`ALREADY_DELIVERED`](crate::smtp::reply::ALREADY_DELIVERED) is the answer to a name that the peer knows.
+    pub named: bool,
 }
 
 impl PartVerdict {
-    /// Recipients that were accepted in this part.
+    /// Recipients that were accepted in this part, and to whom the content goes.
     #[must_use]
     pub fn accepted(&self) -> usize {
-        if self.is_refused() {
+        if self.is_refused() || self.is_already_delivered() {
             return 0;
         }
         self.recipients
             .iter()
-            .filter(|reply| reply.is_positive())
+            .filter(|reply| reply.is_positive() && !self.has_already(reply))
             .count()
+    }
+
+    /// Whether the peer took the whole delivery before: it opened no transaction.
+    #[must_use]
+    pub fn is_already_delivered(&self) -> bool {
+        self.mail
+            .as_ref()
+            .is_some_and(|reply| self.has_already(reply))
+    }
+
+    /// Whether `reply`, to a RCPT of this part, says that the peer took the delivery for this recipient before.
+    #[must_use]
+    pub fn has_already(&self, reply: &Reply) -> bool {
+        self.named && reply.is_already_delivered()
     }
 
     /// Whether MAIL was refused.
@@ -183,7 +199,8 @@ impl Dialogue {
     /// MAIL and each RCPT, and DATA behind them, in one flight where the peer allows it (R2920-2); else one at a
     /// time, and none that an earlier reply made pointless.
     ///
-    /// DATA is answered with 354 although nobody was accepted? Then its content is the lone dot, sent here.
+    /// A delivery that the peer knows by its id (R-DUP) needs nothing behind MAIL; what was in the same flight is
+    /// answered with 503. DATA is answered with 354 although nobody was accepted? Then its content is the lone dot, sent here.
     ///
     /// # Errors
     /// [`LinkFault`]: there is no verdict on the message.
@@ -204,12 +221,12 @@ impl Dialogue {
     }
 
     async fn in_steps(&mut self, part: &Part<'_>) -> Result<PartVerdict, LinkFault> {
-        let mut verdict = PartVerdict::default();
+        let mut verdict = self.no_verdict_yet(part);
         if let Some((path, parameters)) = part.mail {
             self.client.mail(path, parameters);
             verdict.mail = Some(self.reply(Awaited::Mail).await?);
         }
-        if verdict.is_refused() {
+        if verdict.is_refused() || verdict.is_already_delivered() {
             return Ok(verdict);
         }
         for (path, parameters) in part.recipients {
@@ -226,7 +243,7 @@ impl Dialogue {
 
     /// The replies to MAIL and RCPT of a part that went out in one flight.
     async fn replies_to(&mut self, part: &Part<'_>) -> Result<PartVerdict, LinkFault> {
-        let mut verdict = PartVerdict::default();
+        let mut verdict = self.no_verdict_yet(part);
         if part.mail.is_some() {
             verdict.mail = Some(self.reply(Awaited::Mail).await?);
         }
@@ -236,6 +253,14 @@ impl Dialogue {
                 .push(self.reply(Awaited::Recipient).await?);
         }
         Ok(verdict)
+    }
+
+    fn no_verdict_yet(&self, part: &Part<'_>) -> PartVerdict {
+        let has_name = |mail: (&ReversePath, &MailParameters)| mail.1.delivery_id.is_some();
+        PartVerdict {
+            named: self.client.extensions().delivery_id && part.mail.is_some_and(has_name),
+            ..PartVerdict::default()
+        }
     }
 
     fn write_part(&mut self, part: &Part<'_>) {

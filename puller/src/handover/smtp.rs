@@ -138,6 +138,8 @@ impl Smtp {
                 size: parameters
                     .size
                     .map(|size| size.saturating_add(TRACE_OCTETS)),
+                // A name between the relay and us; the target's 258 to it would be no word of ours.
+                delivery_id: None,
                 ..parameters.clone()
             };
             (path, parameters)

@@ -128,6 +128,103 @@ async fn a_354_without_recipients_gets_the_lone_dot() {
     server.await.unwrap();
 }
 
+/// An envelope that names its delivery.
+fn named(recipients: &[&str]) -> Envelope {
+    let mut envelope = envelope(recipients);
+    envelope.parameters.delivery_id = "d.1".parse().ok();
+    envelope
+}
+
+// covers: R-DUP
+#[tokio::test]
+async fn nothing_is_awaited_behind_a_delivery_that_was_taken_before() {
+    let (mut dialogue, server) = greeted(&[
+        ("", "220 s\r\n"),
+        ("EHLO c.example\r\n", "250-s\r\n250 XDELIVERYID\r\n"),
+        (
+            "MAIL FROM:<a@b.example> XDELIVERYID=d.1\r\n",
+            "258 2.0.0 already delivered\r\n",
+        ),
+        ("QUIT\r\n", "221 bye\r\n"),
+    ])
+    .await;
+    let verdict = dialogue
+        .part(&named(&["c@d.example"]).part())
+        .await
+        .unwrap();
+    assert!(verdict.is_already_delivered() && verdict.recipients.is_empty());
+    dialogue.quit().await;
+    server.await.unwrap();
+
+    let (mut dialogue, server) = greeted(&[
+        ("", "220 s\r\n"),
+        (
+            "EHLO c.example\r\n",
+            "250-s\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 XDELIVERYID\r\n",
+        ),
+        (
+            "MAIL FROM:<a@b.example> XDELIVERYID=d.1\r\nRCPT TO:<c@d.example>\r\nBDAT 3 LAST\r\nx\r\n",
+            "258 2.0.0 already delivered\r\n503 no\r\n503 no\r\n",
+        ),
+        ("QUIT\r\n", "221 bye\r\n"),
+    ])
+    .await;
+    let envelope = named(&["c@d.example"]);
+    let part = Part {
+        data: false,
+        ..envelope.part()
+    };
+    dialogue.begin_flight(&part, 3);
+    dialogue.content(b"x\r\n").await.unwrap();
+    let (verdict, replies) = dialogue.flight_verdict(&part).await.unwrap();
+    assert!(verdict.is_already_delivered());
+    assert_eq!((verdict.accepted(), replies[0].code()), (0, 503));
+    dialogue.quit().await;
+    server.await.unwrap();
+}
+
+// covers: R-DUP
+#[tokio::test]
+async fn a_recipient_who_has_it_already_gets_no_content() {
+    let (mut dialogue, server) = greeted(&[
+        ("", "220 s\r\n"),
+        ("EHLO c.example\r\n", "250-s\r\n250 XDELIVERYID\r\n"),
+        ("MAIL FROM:<a@b.example> XDELIVERYID=d.1\r\n", "250 ok\r\n"),
+        ("RCPT TO:<c@d.example>\r\n", "258 had it\r\n"),
+        ("RSET\r\n", "250 ok\r\n"),
+    ])
+    .await;
+    let verdict = dialogue
+        .part(&named(&["c@d.example"]).part())
+        .await
+        .unwrap();
+    assert_eq!((verdict.accepted(), verdict.data.is_none()), (0, true));
+    assert!(verdict.has_already(&verdict.recipients[0]));
+    dialogue.reset().await.unwrap();
+    server.await.unwrap();
+}
+
+/// Some server's own 2yz (R5321-24).
+// covers: R-DUP, R5321-24
+#[tokio::test]
+async fn to_who_was_told_no_delivery_id_258_is_a_yes() {
+    let (mut dialogue, server) = greeted(&[
+        ("", "220 s\r\n"),
+        ("EHLO c.example\r\n", "250 s\r\n"),
+        ("MAIL FROM:<a@b.example>\r\n", "258 ok\r\n"),
+        ("RCPT TO:<c@d.example>\r\n", "258 ok\r\n"),
+        ("DATA\r\n", "354 go\r\n"),
+    ])
+    .await;
+    let verdict = dialogue
+        .part(&named(&["c@d.example"]).part())
+        .await
+        .unwrap();
+    assert!(!verdict.is_already_delivered() && verdict.awaits_content());
+    assert_eq!(verdict.accepted(), 1);
+    server.await.unwrap();
+}
+
 // covers: R2645-19
 #[tokio::test]
 async fn a_peer_that_refuses_ehlo_for_good_is_asked_in_the_old_way() {

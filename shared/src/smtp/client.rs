@@ -190,6 +190,10 @@ impl Client {
             smtputf8: parameters.smtputf8 && offered.smtputf8,
             ret: parameters.ret.filter(|_| offered.dsn),
             envid: parameters.envid.clone().filter(|_| offered.dsn),
+            delivery_id: parameters
+                .delivery_id
+                .clone()
+                .filter(|_| offered.delivery_id),
         };
         self.command(
             Awaited::Mail,
@@ -368,13 +372,15 @@ mod tests {
         String::from_utf8(std::mem::take(&mut client.output)).unwrap()
     }
 
-    // covers: R1870-3, R3461-1, R5321-29
+    // covers: R1870-3, R3461-1, R5321-29, R-DUP
     #[test]
     fn parameters_go_only_where_they_are_offered() {
         let path = ReversePath::from_address("a@b.example").unwrap();
         let to = ForwardPath::from_address("c@d.example").unwrap();
-        let mail =
-            MailParameters::parse(" SIZE=5 BODY=8BITMIME SMTPUTF8 RET=FULL ENVID=x").unwrap();
+        let mail = MailParameters::parse(
+            " SIZE=5 BODY=8BITMIME SMTPUTF8 RET=FULL ENVID=x XDELIVERYID=d.1",
+        )
+        .unwrap();
         let rcpt = RcptParameters::parse(" NOTIFY=NEVER").unwrap();
         let (mut bare, _) = greeted("250 s.example\r\n");
         bare.mail(&path, &mail);
@@ -383,11 +389,12 @@ mod tests {
             text(&mut bare),
             "MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
         );
-        let (mut full, _) =
-            greeted("250-s.example\r\n250-SIZE\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 DSN\r\n");
+        let (mut full, _) = greeted(
+            "250-s.example\r\n250-SIZE\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-XDELIVERYID\r\n250 DSN\r\n",
+        );
         full.mail(&path, &mail);
         full.recipient(&to, &rcpt);
-        let expected = "MAIL FROM:<a@b.example> SIZE=5 BODY=8BITMIME SMTPUTF8 RET=FULL ENVID=x\r\nRCPT TO:<c@d.example> NOTIFY=NEVER\r\n";
+        let expected = "MAIL FROM:<a@b.example> SIZE=5 BODY=8BITMIME SMTPUTF8 RET=FULL ENVID=x XDELIVERYID=d.1\r\nRCPT TO:<c@d.example> NOTIFY=NEVER\r\n";
         assert_eq!(text(&mut full), expected);
     }
 

@@ -11,6 +11,8 @@ pub struct Extensions {
     pub auth: Vec<String>,
     /// `CHUNKING` (RFC 3030)
     pub chunking: bool,
+    /// `XDELIVERYID`, an extension of our own between relay and puller (R-DUP)
+    pub delivery_id: bool,
     /// `DSN` (RFC 3461)
     pub dsn: bool,
     /// `8BITMIME` (RFC 6152)
@@ -50,6 +52,7 @@ impl Extensions {
                 }
                 "SMTPUTF8" => extensions.smtputf8 = true,
                 "STARTTLS" => extensions.starttls = true,
+                "XDELIVERYID" => extensions.delivery_id = true,
                 _ => {}
             }
         }
@@ -79,6 +82,7 @@ impl Extensions {
         offer(self.dsn, "DSN");
         offer(self.smtputf8, "SMTPUTF8");
         offer(self.chunking, "CHUNKING");
+        offer(self.delivery_id, "XDELIVERYID");
         Reply::multiline(250, lines)
     }
 }
@@ -94,6 +98,7 @@ mod tests {
             atrn: true,
             auth: vec!["CRAM-MD5".into(), "SCRAM-SHA-256".into()],
             chunking: true,
+            delivery_id: true,
             dsn: true,
             eight_bit_mime: true,
             enhanced_status_codes: true,

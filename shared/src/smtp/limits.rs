@@ -27,6 +27,8 @@ pub const REPLY_OCTETS: usize = 64 * 1024;
 pub const REPLY_LINES: usize = 100;
 /// Octets of a reply line that we write (RFC 5321 §4.5.3.1.5).
 pub const REPLY_LINE_OCTETS: usize = 512;
+/// Octets of a delivery id, the argument of XDELIVERYID.
+pub const DELIVERY_ID_OCTETS: usize = 128;
 /// Octets of the argument of ENVID (RFC 3461 §4.4).
 pub const ENVID_OCTETS: usize = 100;
 /// Octets of the argument of ORCPT (RFC 3461 §4.2).

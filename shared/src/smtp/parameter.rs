@@ -1,11 +1,12 @@
-//! Parameters of MAIL and RCPT: SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531) and DSN
-//! (RFC 3461). Read strictly, printed from the parsed values, so that a peer's bytes never pass through.
+//! Parameters of MAIL and RCPT: SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461) and our own
+//! XDELIVERYID (`docs/protocol.md`). Read strictly, printed from the parsed values, so that a peer's bytes never pass through.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::{ENVID_OCTETS, ORCPT_OCTETS};
+use super::limits::{DELIVERY_ID_OCTETS, ENVID_OCTETS, ORCPT_OCTETS};
 
 /// Why a parameter was refused (R5321-12).
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -55,6 +56,39 @@ pub enum Notify {
     },
 }
 
+/// `XDELIVERYID=`: the name of one delivery, given once and never again, so that a server that took it can say so
+/// when it is offered a second time (R-DUP). 1 to 128 letters, digits, dots, underscores and hyphens.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct DeliveryId(Box<str>);
+
+impl DeliveryId {
+    /// The id as it stands on the wire.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for DeliveryId {
+    type Err = ParameterError;
+
+    fn from_str(text: &str) -> Result<Self, ParameterError> {
+        let is_legal = |octet: u8| octet.is_ascii_alphanumeric() || b"._-".contains(&octet);
+        let valid = (1..=DELIVERY_ID_OCTETS).contains(&text.len()) && text.bytes().all(is_legal);
+        if valid {
+            Ok(Self(text.into()))
+        } else {
+            Err(ParameterError::Value)
+        }
+    }
+}
+
 /// What came with MAIL beside the reverse-path.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct MailParameters {
@@ -68,6 +102,9 @@ pub struct MailParameters {
     pub ret: Option<Ret>,
     /// `ENVID=`, still in xtext.
     pub envid: Option<String>,
+    /// `XDELIVERYID=`. It names a delivery on one hop, so it is not stored with a message.
+    #[serde(skip)]
+    pub delivery_id: Option<DeliveryId>,
 }
 
 impl MailParameters {
@@ -88,7 +125,10 @@ impl MailParameters {
                     let envid = Some(value).filter(|text| is_xtext(text, ENVID_OCTETS));
                     set(&mut parameters.envid, envid.map(str::to_owned))?;
                 }
-                ("SIZE" | "BODY" | "SMTPUTF8" | "RET" | "ENVID", _) => {
+                ("XDELIVERYID", Some(value)) => {
+                    set(&mut parameters.delivery_id, value.parse().ok())?;
+                }
+                ("SIZE" | "BODY" | "SMTPUTF8" | "RET" | "ENVID" | "XDELIVERYID", _) => {
                     return Err(ParameterError::Value);
                 }
                 _ => return Err(ParameterError::Unknown),
@@ -119,6 +159,9 @@ impl fmt::Display for MailParameters {
         }
         if let Some(envid) = &self.envid {
             write!(f, " ENVID={envid}")?;
+        }
+        if let Some(delivery_id) = &self.delivery_id {
+            write!(f, " XDELIVERYID={delivery_id}")?;
         }
         Ok(())
     }
@@ -285,7 +328,7 @@ fn is_xtext(text: &str, limit: usize) -> bool {
 mod tests {
     use super::*;
 
-    // covers: R1870-2, R3461-1, R6152-1, R3030-2, R5321-12
+    // covers: R1870-2, R3461-1, R6152-1, R3030-2, R5321-12, R-DUP
     #[test]
     fn mail_parameters_print_as_they_parse() {
         for text in [
@@ -293,6 +336,7 @@ mod tests {
             " SIZE=0",
             " SIZE=18446744073709551615 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=QQ+2B314159",
             " BODY=7BIT RET=FULL",
+            " XDELIVERYID=01HRT000000.12.3-a_Z",
         ] {
             assert_eq!(MailParameters::parse(text).unwrap().to_string(), text);
         }
@@ -314,12 +358,25 @@ mod tests {
             (" ENVID=a+2", ParameterError::Value),
             (" SIZE=1 SIZE=1", ParameterError::Twice),
             (" SMTPUTF8 SMTPUTF8", ParameterError::Twice),
+            (" XDELIVERYID", ParameterError::Value),
+            (" XDELIVERYID=", ParameterError::Value),
+            (" XDELIVERYID=a/b", ParameterError::Value),
+            (" XDELIVERYID=a+b", ParameterError::Value),
+            (" XDELIVERYID=grüße", ParameterError::Value),
+            (" XDELIVERYID=a XDELIVERYID=a", ParameterError::Twice),
             (" AUTH=<>", ParameterError::Unknown),
             (" NOTIFY=NEVER", ParameterError::Unknown),
         ] {
             assert_eq!(MailParameters::parse(text), Err(error), "{text}");
         }
         let long = format!(" ENVID={}", "a".repeat(ENVID_OCTETS + 1));
+        assert_eq!(MailParameters::parse(&long), Err(ParameterError::Value));
+        let longest = format!(" XDELIVERYID={}", "a".repeat(DELIVERY_ID_OCTETS));
+        assert_eq!(
+            MailParameters::parse(&longest).unwrap().to_string(),
+            longest
+        );
+        let long = format!("{longest}a");
         assert_eq!(MailParameters::parse(&long), Err(ParameterError::Value));
     }
 

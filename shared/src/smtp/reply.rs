@@ -48,6 +48,10 @@ impl fmt::Display for EnhancedCode {
     }
 }
 
+/// The answer to MAIL or RCPT of a delivery that was taken before: nothing has to be sent again. It means that only
+/// where MAIL named the delivery (`XDELIVERYID`, R-DUP); to everybody else it is some 2yz (R5321-24).
+pub const ALREADY_DELIVERED: u16 = 258;
+
 /// One reply: a code, perhaps an enhanced code, and one line of text or several.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Reply {
@@ -123,6 +127,12 @@ impl Reply {
     #[must_use]
     pub fn is_positive(&self) -> bool {
         self.code / 100 == 2
+    }
+
+    /// [`ALREADY_DELIVERED`]: a plain yes, unless the transaction it belongs to was offered with a delivery id.
+    #[must_use]
+    pub fn is_already_delivered(&self) -> bool {
+        self.code == ALREADY_DELIVERED
     }
 
     /// 3yz: go on.

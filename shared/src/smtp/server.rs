@@ -109,9 +109,11 @@ pub struct Summary {
 pub enum Event<'a> {
     /// Answer what was asked, send what is in the output, read, call again.
     NeedInput,
-    /// Question: a transaction from this sender?
+    /// Question: a transaction from this sender? Where it has a delivery id, 258 says that it was taken before: then
+    /// no transaction is opened, and what was pipelined behind it is answered with 503 and dropped (R-DUP).
     Mail(ReversePath, MailParameters),
-    /// Question: this recipient?
+    /// Question: this recipient? Where the delivery has an id, 258 says that the recipient has it already: the content
+    /// is not for him, and if nobody else is left there is none (R-DUP).
     Recipient(ForwardPath, RcptParameters),
     /// Question: may content come? 354 lets it, also for BDAT, where the peer does not see it.
     Content(Framing),
@@ -132,9 +134,13 @@ pub enum Event<'a> {
 #[derive(Debug, Default)]
 struct Transaction {
     number: u64,
+    /// MAIL had a delivery id: only then has 258 its meaning.
+    named: bool,
     smtputf8: bool,
     accepted: usize,
     asked: usize,
+    /// Recipients that took the delivery before: the content is not for them.
+    had_already: usize,
     /// BDAT was used: DATA may not follow (RFC 3030 §2).
     chunking: bool,
 }
@@ -210,11 +216,34 @@ impl Decoder {
     }
 }
 
+/// Why MAIL opened no transaction.
+#[derive(Clone, Copy, Debug)]
+enum Unopened {
+    AlreadyDelivered,
+    Refused,
+}
+
+impl Unopened {
+    /// To what was pipelined behind that MAIL.
+    fn reply(self) -> Reply {
+        match self {
+            Self::AlreadyDelivered => {
+                Reply::new(503, "5.5.1", "Nothing more is wanted of this delivery")
+            }
+            Self::Refused => Reply::new(503, "5.5.1", "The sender was refused"),
+        }
+    }
+}
+
 /// A reply's place in the order of commands: known, or waiting for the driver.
 #[derive(Debug)]
 enum Slot {
     Known(Reply),
-    Mail(u64),
+    /// `named`: it had a delivery id, and 258 means what it means there.
+    Mail {
+        number: u64,
+        named: bool,
+    },
     Recipient(u64),
     Content(u64),
     EndOfMessage,
@@ -230,8 +259,8 @@ pub struct Server {
     state: State,
     transaction: Option<Transaction>,
     transactions: u64,
-    /// The last transaction whose MAIL was refused.
-    refused: Option<u64>,
+    /// The last transaction that its MAIL did not open, and why.
+    unopened: Option<(u64, Unopened)>,
     /// A message in several BDAT chunks: what was seen of it so far.
     between_chunks: Option<Inspector>,
     slots: VecDeque<Slot>,
@@ -265,7 +294,7 @@ impl Server {
             state: State::Command,
             transaction: None,
             transactions: 0,
-            refused: None,
+            unopened: None,
             between_chunks: None,
             slots: VecDeque::new(),
             errors: 0,
@@ -296,10 +325,10 @@ impl Server {
             .any(|slot| !matches!(slot, Slot::Known(_)))
     }
 
-    /// Whether the client is inside a transaction.
+    /// Whether the client is inside a transaction: its MAIL was not refused, nor answered with 258.
     #[must_use]
     pub fn in_transaction(&self) -> bool {
-        self.transaction.is_some()
+        self.is_open()
     }
 
     /// Octets of the content under way, also of one that is refused already and dropped up to its end.
@@ -366,7 +395,7 @@ impl Server {
             return;
         };
         let reply = match self.slots[position] {
-            Slot::Mail(number) => self.answer_mail(number, reply),
+            Slot::Mail { number, named } => self.answer_mail(number, named, reply),
             Slot::Recipient(number) => self.answer_recipient(number, reply),
             Slot::Content(number) => match self.answer_content(number, reply) {
                 Some(reply) => reply,
@@ -456,16 +485,24 @@ impl Server {
         }
     }
 
-    fn answer_mail(&mut self, number: u64, reply: Reply) -> Reply {
+    fn answer_mail(&mut self, number: u64, named: bool, reply: Reply) -> Reply {
         if !reply.is_positive() {
-            self.refused = Some(number);
+            self.unopened = Some((number, Unopened::Refused));
+        } else if named && reply.is_already_delivered() {
+            self.unopened = Some((number, Unopened::AlreadyDelivered));
         }
         reply
     }
 
+    /// Why this transaction was never opened, if it was not.
+    fn unopened(&self, number: u64) -> Option<Unopened> {
+        self.unopened
+            .and_then(|(unopened, why)| (unopened == number).then_some(why))
+    }
+
     fn answer_recipient(&mut self, number: u64, reply: Reply) -> Reply {
-        if self.refused == Some(number) {
-            return Reply::new(503, "5.5.1", "The sender was refused");
+        if let Some(why) = self.unopened(number) {
+            return why.reply();
         }
         if let Some(transaction) = self
             .transaction
@@ -473,7 +510,11 @@ impl Server {
             .filter(|transaction| transaction.number == number)
         {
             transaction.asked -= 1;
-            transaction.accepted += usize::from(reply.is_positive());
+            if transaction.named && reply.is_already_delivered() {
+                transaction.had_already += 1;
+            } else {
+                transaction.accepted += usize::from(reply.is_positive());
+            }
         }
         reply
     }
@@ -487,8 +528,8 @@ impl Server {
             .transaction
             .as_ref()
             .map_or(0, |transaction| transaction.accepted);
-        let reply = if self.refused == Some(number) {
-            Reply::new(503, "5.5.1", "The sender was refused")
+        let reply = if let Some(why) = self.unopened(number) {
+            why.reply()
         } else if accepted == 0 && reply.is_intermediate() {
             commands::no_recipients()
         } else {
@@ -579,9 +620,14 @@ impl Server {
     }
 
     fn end_of_swallowed(&mut self) -> Option<Event<'static>> {
-        if let State::Swallow(_, reply) = std::mem::replace(&mut self.state, State::Command) {
-            self.say(reply);
-            self.check_errors();
+        let State::Swallow(body, reply) = std::mem::replace(&mut self.state, State::Command) else {
+            return None;
+        };
+        self.say(reply);
+        self.check_errors();
+        if self.transaction.is_some() && !self.is_open() && !body.framing.is_last() {
+            // The other chunks of what was not wanted are on their way, and no more the client's fault than this one.
+            return None;
         }
         self.abandon(None)
     }

@@ -98,13 +98,16 @@ impl Server {
             }
         };
         self.transactions += 1;
+        let number = self.transactions;
+        let named = parameters.delivery_id.is_some();
         self.transaction = Some(Transaction {
-            number: self.transactions,
+            number,
+            named,
             smtputf8: parameters.smtputf8,
             ..Transaction::default()
         });
         self.between_chunks = None;
-        self.slots.push_back(Slot::Mail(self.transactions));
+        self.slots.push_back(Slot::Mail { number, named });
         Some(Event::Mail(path, parameters))
     }
 
@@ -114,7 +117,8 @@ impl Server {
         let asks_too_much = (parameters.size.is_some() && offer.size.is_none())
             || (parameters.body.is_some() && !offer.eight_bit_mime)
             || (parameters.smtputf8 && !offer.smtputf8)
-            || ((parameters.ret.is_some() || parameters.envid.is_some()) && !offer.dsn);
+            || ((parameters.ret.is_some() || parameters.envid.is_some()) && !offer.dsn)
+            || (parameters.delivery_id.is_some() && !offer.delivery_id);
         if asks_too_much {
             return Err(ArgumentError::Parameter(ParameterError::Unknown).reply());
         }
@@ -149,7 +153,8 @@ impl Server {
             self.refuse(Reply::new(503, "5.5.1", "RCPT can not follow BDAT"));
             return None;
         }
-        if transaction.accepted + transaction.asked >= recipients_max {
+        let named = transaction.accepted + transaction.asked + transaction.had_already;
+        if named >= recipients_max {
             let reply = Reply::new(
                 452,
                 "4.5.3",
@@ -312,11 +317,11 @@ impl Server {
         was_open.then_some(Event::Abandoned(reason))
     }
 
-    /// Whether a transaction is open whose MAIL was not refused.
-    fn is_open(&self) -> bool {
+    /// Whether a transaction is open: MAIL was accepted, or has no answer yet.
+    pub(super) fn is_open(&self) -> bool {
         self.transaction
             .as_ref()
-            .is_some_and(|transaction| self.refused != Some(transaction.number))
+            .is_some_and(|transaction| self.unopened(transaction.number).is_none())
     }
 
     fn inspector(&self) -> Inspector {

@@ -9,6 +9,7 @@ fn config() -> Arc<Config> {
         hostname: "mx.example".into(),
         extensions: Extensions {
             chunking: true,
+            delivery_id: true,
             dsn: true,
             eight_bit_mime: true,
             enhanced_status_codes: true,
@@ -72,9 +73,11 @@ fn dialogue(steps: &str) -> Seen {
     seen
 }
 
-/// Everybody is welcome but one.
+/// Everybody is welcome but one, and one was here before.
 fn verdict(path: &str) -> Reply {
-    if path.starts_with("refused@") {
+    if path.starts_with("taken@") {
+        Reply::new(258, "2.0.0", "already delivered")
+    } else if path.starts_with("refused@") {
         Reply::new(550, "5.7.1", "No")
     } else {
         Reply::new(250, "2.0.0", "Ok")
@@ -442,12 +445,126 @@ fn what_follows_a_refused_sender_is_refused() {
     assert_eq!(codes(&replies), ["550", "503", "503", "503"]);
 }
 
+const NAMED: &str = " XDELIVERYID=01HRT000000.0.3AZ_-x";
+
+// covers: R-DUP
+#[test]
+fn a_delivery_that_was_taken_before_opens_no_transaction() {
+    let mail = format!("MAIL FROM:<taken@b.example>{NAMED}\r\n");
+    let next = format!("MAIL FROM:<a@b.example>{NAMED}x\r\nRCPT TO:<c@d.example>\r\n");
+    for (behind, expected) in [
+        ("", &[][..]),
+        ("RCPT TO:<c@d.example>\r\nDATA\r\n¦", &["503", "503"]),
+        ("¦RCPT TO:<c@d.example>\r\n¦DATA\r\n¦", &["503", "503"]),
+        (
+            "RCPT TO:<c@d.example>\r\nBDAT 12 LAST\r\nMAIL FROM:<>",
+            &["503", "503"],
+        ),
+        (
+            "¦RCPT TO:<c@d.example>\r\nBDAT 6\r\nQUIT\r\nBDAT 6 LAST\r\nQUIT\r\n",
+            &["503", "503", "503"],
+        ),
+    ] {
+        let expected = [&["250", "258"], expected, &["250", "250", "250"]].concat();
+        let seen = expect(
+            &format!("{HELLO}{mail}{behind}{next}BDAT 3 LAST\r\nx\r\n"),
+            &expected,
+        );
+        assert_eq!(
+            (seen.messages, seen.abandoned),
+            (vec!["x\r\n".to_owned()], 0)
+        );
+        // Nobody who pipelines could know, so none of it is an error, however often.
+        let often = format!("{HELLO}{}QUIT\r\n", format!("{mail}{behind}").repeat(30));
+        assert!(dialogue(&often).replies.ends_with("221 2.0.0 Bye\r\n"));
+    }
+}
+
+// covers: R-DUP
+#[test]
+fn content_goes_to_those_only_who_do_not_have_it() {
+    let mail = format!("{HELLO}MAIL FROM:<a@b.example>{NAMED}\r\nRCPT TO:<taken@d.example>\r\n");
+    expect(
+        &format!("{mail}RCPT TO:<c@d.example>\r\nBDAT 3 LAST\r\nx\r\n"),
+        &["250", "250", "258", "250", "250"],
+    );
+    for content in ["BDAT 3 LAST\r\nx\r\n", "DATA\r\n¦"] {
+        let seen = expect(&format!("{mail}{content}"), &["250", "250", "258", "554"]);
+        assert!(seen.messages.is_empty());
+    }
+    // They count as recipients when there are too many.
+    let more = "RCPT TO:<c@d.example>\r\n".repeat(3);
+    expect(
+        &format!("{mail}{more}"),
+        &["250", "250", "258", "250", "250", "452"],
+    );
+}
+
+/// The word of some other server that was passed on: a yes like any other.
+// covers: R-DUP, R5321-24
+#[test]
+fn without_a_delivery_id_258_is_a_plain_yes() {
+    expect(
+        &after(
+            HELLO,
+            "MAIL FROM:<taken@b.example>\r\nRCPT TO:<taken@d.example>\r\nDATA\r\n¦x\r\n.\r\n",
+        ),
+        &["250", "258", "258", "354", "250"],
+    );
+}
+
+// covers: R-DUP, R5321-12
+#[test]
+fn a_delivery_id_is_taken_only_where_it_is_offered_and_good() {
+    for id in ["", "a b", "a/b", &"a".repeat(129)] {
+        let steps = format!("{HELLO}MAIL FROM:<> XDELIVERYID={id}\r\n");
+        let expected = if id == "a b" { "555" } else { "501" };
+        expect(&steps, &["250", expected]);
+    }
+    let mut server = Server::new(
+        Arc::new(Config::new("mx.example", Extensions::default())),
+        Tls::Active,
+    );
+    let mut input = Input::new();
+    for line in ["EHLO c.example\r\n", "MAIL FROM:<> XDELIVERYID=a\r\n"] {
+        input.push(line.as_bytes());
+        assert_eq!(server.next(&mut input), Event::NeedInput);
+    }
+    let replies = String::from_utf8(server.output).unwrap();
+    assert!(replies.ends_with("555 5.5.4 Parameter not supported\r\n"));
+    assert!(!replies.contains("XDELIVERYID"));
+}
+
+// covers: R-DUP, R5321-28
+#[test]
+fn a_delivery_that_was_taken_before_is_known_after_all_was_read_ahead() {
+    let mut server = Server::new(config(), Tls::Active);
+    let mut input = Input::new();
+    input.push(b"EHLO c.example\r\n");
+    assert_eq!(server.next(&mut input), Event::NeedInput);
+    server.output.clear();
+    input.push(b"MAIL FROM:<a@b.example> XDELIVERYID=a\r\nRCPT TO:<c@d.example>\r\nBDAT 6 LAST\r\nQUIT\r\nNOOP\r\n");
+    for _ in 0..3 {
+        assert_ne!(server.next(&mut input), Event::NeedInput);
+    }
+    server.answer(Reply::new(258, "2.0.0", "already delivered"));
+    assert!(!server.in_transaction());
+    server.answer(Reply::new(250, "2.1.5", "Ok"));
+    server.answer(Reply::bare(354, "Go ahead"));
+    assert_eq!(server.next(&mut input), Event::NeedInput);
+    let replies = String::from_utf8(server.output.clone()).unwrap();
+    assert_eq!(codes(&replies), ["258", "503", "503", "250"]);
+    assert!(server.take_refusals().is_empty());
+}
+
 proptest! {
     /// Whatever comes, in whatever pieces, the machine neither panics nor stalls, and BDAT sessions read the same.
     #[test]
     fn any_input_in_any_pieces_is_survived(
         words in proptest::collection::vec(prop_oneof![
             Just("MAIL FROM:<a@b.example>\r\n"), Just("MAIL FROM:<bad@b.example>\r\n"),
+            Just("MAIL FROM:<taken@b.example> XDELIVERYID=a\r\n"), Just("RCPT TO:<taken@d.example>\r\n"),
+            Just("MAIL FROM:<a@b.example> XDELIVERYID=b\r\n"),
             Just("RCPT TO:<c@d.example>\r\n"), Just("RCPT TO:<no@d.example>\r\n"), Just("RCPT TO:<later@d.example>\r\n"),
             Just("BDAT 5 LAST\r\n"), Just("BDAT 3\r\n"), Just("abc"), Just("a\r\nbc"), Just("RSET\r\n"), Just("NOOP\r\n"),
             Just("\r\n"), Just("\n"), Just("\u{7}\r\n"), Just("QUIT\r\n"),
@@ -479,6 +596,12 @@ fn run(hello: &[u8], rest: &[u8], piece: usize) -> Seen {
                 Some(part) => buffer.push(part),
                 None => break,
             },
+            Event::Mail(path, _) if path.to_string().starts_with("taken") => {
+                server.answer(Reply::new(258, "2.0.0", "already delivered"));
+            }
+            Event::Recipient(path, _) if path.to_string().starts_with("taken") => {
+                server.answer(Reply::new(258, "2.1.5", "already delivered"));
+            }
             Event::Mail(path, _) if path.to_string().starts_with("bad") => {
                 server.answer(Reply::new(550, "5.7.1", "No"))
             }
