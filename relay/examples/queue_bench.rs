@@ -238,7 +238,7 @@ async fn take(store: &Store, domain: &str, count: usize) -> Result<usize> {
             let mut content = lease.content().await?;
             while content.next().await?.is_some() {}
             let outcomes = vec![Outcome::Delivered; lease.recipients.len()];
-            settling.push_back(store.settle(lease, outcomes));
+            settling.push_back(store.settle(lease, outcomes, None));
             taken += 1;
             if settling.len() > WINDOW
                 && let Some(oldest) = settling.pop_front()
@@ -303,6 +303,8 @@ fn envelope(domain: &str) -> Result<Envelope> {
         received_from: "client.example.net [192.0.2.1]".to_owned(),
         eight_bit: false,
         needs_smtputf8: false,
+        is_report: false,
+        sender_verified: false,
         recipients: vec![Recipient {
             forward_path: ForwardPath::from_address(&format!("recipient@{domain}"))?,
             parameters: RcptParameters::default(),

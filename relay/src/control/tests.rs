@@ -96,6 +96,8 @@ impl World {
             received_from: "mail.example.net".to_owned(),
             eight_bit: false,
             needs_smtputf8: false,
+            is_report: false,
+            sender_verified: false,
             recipients: recipients.collect(),
         };
         self.store.accept(envelope, body).await.unwrap()

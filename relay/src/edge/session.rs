@@ -214,6 +214,9 @@ impl Session<'_> {
         self.message = Some(Message {
             envelope: Envelope {
                 needs_smtputf8: parameters.smtputf8,
+                is_report: false,
+                // Nobody has proven it: neither SPF nor DMARC is asked.
+                sender_verified: false,
                 reverse_path,
                 mail_parameters: parameters,
                 received_from: format!("{hello} [{}]", self.peer.ip()),

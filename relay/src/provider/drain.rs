@@ -172,7 +172,7 @@ impl Drain<'_> {
                     sent => (sent?, None),
                 };
                 self.note(&lease, &outcomes, began, pull, tally);
-                settling.push_back(Box::pin(self.store.settle(lease, outcomes)));
+                settling.push_back(Box::pin(self.store.settle(lease, outcomes, None)));
                 if let Some(broken) = cut {
                     return Err(broken);
                 }

@@ -1,15 +1,17 @@
 //! The admin's verbs of the store: what is in the queue, and what is done to it by hand.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::Store;
 use super::body::ContentReader;
-use super::envelope::Action;
+use super::envelope::{Action, Lease};
 use super::error::StoreError;
 use super::id::{DeliveryId, DeliveryKey, QueueId, Reference};
 use super::lease::{Held, SessionId};
 use super::query::{
-    Changed, DomainTotal, Filter, Found, Item, Message, Selection, StatsBy, StatsRow,
+    Changed, DomainTotal, Filter, Found, Item, Message, Seized, Selection, StatsBy, StatsRow,
 };
 use super::sqlite::writer::Change;
 use super::sqlite::{reader, survey};
@@ -58,7 +60,7 @@ impl Store {
         shown.await
     }
 
-    /// The content of one message, whoever has it leased.
+    /// The content of one message, whoever has it leased, and also what is left of a damaged one.
     ///
     /// # Errors
     /// When it cannot be read, or is damaged.
@@ -68,10 +70,13 @@ impl Store {
             .read(move |_, connection| reader::content(connection, message));
         match found.await? {
             None => Ok(None),
-            Some((size, true)) => ContentReader::open(self.shared.spool(), message, size)
+            Some((stored, true)) => ContentReader::open(self.shared.spool(), stored)
                 .await
                 .map(Some),
-            Some((size, false)) => self.shared.inline_content(message, size).await.map(Some),
+            Some((stored, false)) => {
+                let content = self.shared.inline_content(message).await?;
+                stored.verified(content).map(Some)
+            }
         }
     }
 
@@ -116,7 +121,7 @@ impl Store {
             Selection::Filter(filter) => {
                 let mut after = None;
                 loop {
-                    let keys = self.page(filter.clone(), after).await?;
+                    let keys = self.page(filter.clone(), after, CHANGE_MAX).await?;
                     let Some(last) = keys.last() else {
                         break;
                     };
@@ -126,6 +131,58 @@ impl Store {
             }
         }
         Ok(done)
+    }
+
+    /// Leases what is selected, whatever its state, so that no session sends it while it is being ended. Of a
+    /// filter at most `max`, behind `after`; named ones all.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn seize(
+        &self,
+        selection: &Selection,
+        after: Option<DeliveryId>,
+        max: usize,
+    ) -> Result<Seized, StoreError> {
+        let mut done = Changed::default();
+        let (keys, last) = match selection {
+            Selection::Ids(ids) => (self.resolve(ids.clone(), &mut done).await?, None),
+            Selection::Filter(filter) => {
+                let after = after.map(|id| id.key);
+                let keys = self.page(filter.clone(), after, max).await?;
+                let last = keys.last().map(|key| self.shared.delivery_id(*key));
+                (keys, last)
+            }
+        };
+        let named = keys.len() as u64;
+        let held = self.hold(keys);
+        Ok(Seized {
+            leased: named - held.len() as u64,
+            leases: self.leases(held).await?,
+            unknown: done.unknown,
+            last,
+        })
+    }
+
+    /// Takes what nobody else holds.
+    fn hold(&self, keys: Vec<DeliveryKey>) -> Vec<Held> {
+        let leases = &self.shared.leases;
+        let held = keys.into_iter();
+        held.filter_map(|key| leases.hold(key, SessionId::ADMIN))
+            .collect()
+    }
+
+    /// Reads what was taken; what is gone meanwhile is left out.
+    pub(super) async fn leases(&self, held: Vec<Held>) -> Result<Vec<Lease>, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let leases = self.shared.read(move |_, connection| {
+            let mut octets_left = 0;
+            let leases = held.into_iter();
+            let leases =
+                leases.map(|held| super::lease(&shared, connection, held, &mut octets_left));
+            leases.filter_map(Result::transpose).collect()
+        });
+        leases.await
     }
 
     async fn resolve(
@@ -153,9 +210,10 @@ impl Store {
         &self,
         filter: Filter,
         after: Option<DeliveryKey>,
+        max: usize,
     ) -> Result<Vec<DeliveryKey>, StoreError> {
         let rows = self.shared.read(move |shared, connection| {
-            let rows = reader::list(shared, connection, &filter, after, CHANGE_MAX)?;
+            let rows = reader::list(shared, connection, &filter, after, max)?;
             Ok(rows.into_iter().map(|row| row.key()).collect())
         });
         rows.await
@@ -168,13 +226,11 @@ impl Store {
         done: &mut Changed,
     ) -> Result<(), StoreError> {
         let named = keys.len() as u64;
-        let leases = &self.shared.leases;
-        let held = keys
-            .into_iter()
-            .filter_map(|key| leases.hold(key, SessionId::ADMIN));
-        let held: Vec<Held> = held.collect();
+        let held = self.hold(keys);
         let free = held.len() as u64;
-        let changed = self.writer.change(Change { action, held }).await?;
+        let now = self.shared.clock.now();
+        let change = Change { action, now, held };
+        let changed = self.writer.change(change).await?;
         done.leased += named - free;
         done.unsuitable += free - changed;
         done.changed += changed;

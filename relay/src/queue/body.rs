@@ -6,7 +6,7 @@
 //! [`CHUNK_BYTES`], and while one chunk is written the next one fills.
 
 use std::fs::{DirBuilder, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,6 +54,7 @@ pub(super) struct SpoolFile {
 pub struct BodyWriter {
     id: QueueId,
     size: u64,
+    checksum: crc32fast::Hasher,
     buffer: Vec<u8>,
     file: Option<Arc<SpoolFile>>,
     writing: Option<JoinHandle<io::Result<Written>>>,
@@ -68,6 +69,15 @@ type Written = (Arc<SpoolFile>, Vec<u8>);
 pub(super) enum Body {
     Inline(Vec<u8>),
     Spool(Arc<SpoolFile>),
+}
+
+/// What the row of a message says of its content.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stored {
+    pub(super) message: QueueId,
+    pub(super) size: u64,
+    /// CRC-32; `None`: not to be verified.
+    pub(super) checksum: Option<u32>,
 }
 
 /// Gives a message's content piece by piece.
@@ -182,6 +192,7 @@ impl BodyWriter {
         Self {
             id,
             size: 0,
+            checksum: crc32fast::Hasher::new(),
             buffer: Vec::new(),
             file: None,
             writing: None,
@@ -201,6 +212,11 @@ impl BodyWriter {
         self.size
     }
 
+    /// CRC-32 of what was written so far.
+    pub(super) fn checksum(&self) -> u32 {
+        self.checksum.clone().finalize()
+    }
+
     /// Whether nothing was written yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -213,6 +229,7 @@ impl BodyWriter {
     /// When the disk fails or is full; the body is of no use afterwards.
     pub async fn write(&mut self, mut part: &[u8]) -> Result<(), StoreError> {
         self.size += part.len() as u64;
+        self.checksum.update(part);
         if self.size <= INLINE_BYTES as u64 {
             self.buffer.extend_from_slice(part);
             return Ok(());
@@ -282,13 +299,11 @@ impl ContentReader {
         }
     }
 
-    pub(super) async fn open(
-        spool: &Spool,
-        message: QueueId,
-        size: u64,
-    ) -> Result<Self, StoreError> {
+    /// A file is read twice, once to see whether it is whole: inside a transaction it would be too late to say so.
+    pub(super) async fn open(spool: &Spool, stored: Stored) -> Result<Self, StoreError> {
+        let Stored { message, size, .. } = stored;
         let path = spool.file(message);
-        let opened = spawn_blocking(move || open_whole(&path, size)).await;
+        let opened = spawn_blocking(move || open_whole(&path, stored)).await;
         let file = match opened {
             Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::Damaged(format!("no content file of {message}")));
@@ -296,6 +311,9 @@ impl ContentReader {
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 let text = format!("the content file of {message} is not {size} octets long");
                 return Err(StoreError::Damaged(text));
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(stored.changed());
             }
             opened => blocking(opened, "open a content file")?,
         };
@@ -334,11 +352,45 @@ impl ContentReader {
     }
 }
 
-fn open_whole(path: &Path, size: u64) -> io::Result<File> {
-    let file = File::open(path)?;
-    if file.metadata()?.len() != size {
+impl Stored {
+    /// The content of a row, if it is what was accepted.
+    pub(super) fn verified(&self, content: Bytes) -> Result<ContentReader, StoreError> {
+        if content.len() as u64 != self.size {
+            let text = format!("no whole content of {}", self.message);
+            return Err(StoreError::Damaged(text));
+        }
+        match self.checksum {
+            Some(checksum) if checksum != crc32fast::hash(&content) => Err(self.changed()),
+            _ => Ok(ContentReader::inline(content)),
+        }
+    }
+
+    fn changed(&self) -> StoreError {
+        let text = format!("the content of {} is not what was accepted", self.message);
+        StoreError::Damaged(text)
+    }
+}
+
+fn open_whole(path: &Path, stored: Stored) -> io::Result<File> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() != stored.size {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    let Some(expected) = stored.checksum else {
+        return Ok(file);
+    };
+    let mut checksum = crc32fast::Hasher::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => break,
+            octets => checksum.update(&chunk[..octets]),
+        }
+    }
+    if checksum.finalize() != expected {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    file.rewind()?;
     Ok(file)
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::body::ContentReader;
+use super::body::{ContentReader, Stored};
 use super::error::StoreError;
 use super::id::DeliveryId;
 use super::lease::Held;
@@ -29,8 +29,21 @@ pub struct Envelope {
     pub eight_bit: bool,
     /// It can only go where SMTPUTF8 is offered.
     pub needs_smtputf8: bool,
+    /// A report of ours: it never begets another one.
+    pub is_report: bool,
+    /// The reverse-path was proven (SPF or DMARC): a report may go there.
+    pub sender_verified: bool,
     /// At least one.
     pub recipients: Vec<Recipient>,
+}
+
+/// A message of our own, queued in the same commit as the settlement that is the reason for it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Where it goes.
+    pub envelope: Envelope,
+    /// At most [`super::INLINE_BYTES`].
+    pub content: Vec<u8>,
 }
 
 /// One accepted RCPT.
@@ -67,6 +80,12 @@ pub struct Delivery {
     pub size: u64,
     /// Attempts that ended in a verdict.
     pub attempts: u32,
+    /// Where it stands without the lease.
+    pub state: State,
+    /// A report of ours.
+    pub is_report: bool,
+    /// The reverse-path was proven.
+    pub sender_verified: bool,
     /// Those who still wait for it, in the order of the envelope.
     pub recipients: Vec<DeliveryRecipient>,
 }
@@ -90,6 +109,8 @@ pub struct Lease {
     pub(super) delivery: Delivery,
     pub(super) held: Held,
     pub(super) place: Place,
+    /// CRC-32 of the content, where it has one.
+    pub(super) checksum: Option<u32>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -111,6 +132,8 @@ pub enum Outcome {
     Deferred(Reply),
     /// 2yz: it is the other side's now (OWN-9).
     Delivered,
+    /// Held longer than its domain allows (R5321-30).
+    Expired(Reply),
     /// 5yz: refused for good (OWN-8).
     Failed(Reply),
     /// No verdict, as the link broke (OWN-7a): free again at once.
@@ -161,13 +184,18 @@ impl Lease {
     /// Opens the content for reading; open it before MAIL is sent, since this may fail.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] when the content is gone or cut short, else as any read.
+    /// [`StoreError::Damaged`] when the content is gone, cut short or not what was accepted, else as any read.
     pub async fn content(&self) -> Result<ContentReader, StoreError> {
         let message = self.delivery.id.queue_id();
+        let stored = Stored {
+            message,
+            size: self.size,
+            checksum: self.checksum,
+        };
         match &self.place {
-            Place::Here(content) => Ok(ContentReader::inline(content.clone())),
-            Place::Inline => self.shared.inline_content(message, self.size).await,
-            Place::Spool => ContentReader::open(self.shared.spool(), message, self.size).await,
+            Place::Here(content) => stored.verified(content.clone()),
+            Place::Inline => stored.verified(self.shared.inline_content(message).await?),
+            Place::Spool => ContentReader::open(self.shared.spool(), stored).await,
         }
     }
 }

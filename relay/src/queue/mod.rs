@@ -7,6 +7,7 @@
 //! decides what a reply means, is not in here.
 
 mod admin;
+mod ageing;
 mod body;
 mod envelope;
 mod error;
@@ -30,24 +31,24 @@ use atrn_shared::smtp::address::Domain;
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-use self::body::Spool;
+use self::body::{Body, Spool};
 use self::envelope::Place;
 use self::lease::Held;
 use self::space::Room;
 use self::sqlite::keeper::{self, Chore};
-use self::sqlite::writer::{Accept, Settle, Verdict, Writer};
+use self::sqlite::writer::{Accept, Now, Settle, Verdict, Writer};
 use self::sqlite::{Shared, reader};
 
 pub use self::body::{BodyWriter, ContentReader, INLINE_BYTES};
 pub use self::envelope::{
-    Action, Delivery, DeliveryRecipient, Envelope, Lease, Outcome, Recipient, State,
+    Action, Delivery, DeliveryRecipient, Envelope, Lease, Outcome, Recipient, Report, State,
 };
 pub use self::error::{OpenError, StoreError};
 pub use self::id::{DeliveryId, IdError, QueueId, Reference};
 pub use self::lease::SessionId;
 pub use self::query::{
     AGE_MINUTES, Changed, DomainTotal, Filter, Found, Item, Message, MessageDelivery,
-    PAGE_DELIVERIES, RecipientDetail, Selection, StatsBy, StatsRow,
+    PAGE_DELIVERIES, RecipientDetail, Seized, Selection, StatsBy, StatsRow,
 };
 
 /// Content that a claim brings along, so that small mail needs no second look into the database.
@@ -141,25 +142,45 @@ impl Store {
         envelope: Envelope,
         body: BodyWriter,
     ) -> Result<QueueId, StoreError> {
-        let id = body.id();
-        let size = body.len();
-        let deliveries = sqlite::by_domain(&envelope.recipients);
-        if deliveries.is_empty() {
+        let (id, size, checksum) = (body.id(), body.len(), body.checksum());
+        if envelope.recipients.is_empty() {
             return Err(StoreError::Damaged(format!("{id} has no recipients")));
         }
-        let accept = Accept {
-            id,
-            received_at: Timestamp::now(),
-            received_from: envelope.received_from,
-            reverse_path: envelope.reverse_path.to_string(),
-            parameters: envelope.mail_parameters.to_string().trim_start().to_owned(),
-            flags: sqlite::flags(envelope.eight_bit, envelope.needs_smtputf8),
-            size,
-            deliveries,
-            body: body.finish().await?,
-        };
+        let body = body.finish().await?;
+        let accept = self.message(id, &envelope, body, (size, checksum));
         self.writer.accept(accept).await?;
         Ok(id)
+    }
+
+    /// A message as the writer takes it. Its content's size and checksum are known already.
+    fn message(
+        &self,
+        id: QueueId,
+        envelope: &Envelope,
+        body: Body,
+        (size, checksum): (u64, u32),
+    ) -> Accept {
+        let now = self.now();
+        Accept {
+            id,
+            received_at: now.wall,
+            received_from: envelope.received_from.clone(),
+            reverse_path: envelope.reverse_path.to_string(),
+            parameters: envelope.mail_parameters.to_string().trim_start().to_owned(),
+            flags: sqlite::flags(envelope),
+            size,
+            checksum,
+            held_since: now.steady,
+            deliveries: sqlite::by_domain(&envelope.recipients),
+            body,
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            wall: Timestamp::now(),
+            steady: self.shared.clock.now(),
+        }
     }
 
     /// Takes up to `max` deliveries of these domains for a session, in the order in which they came,
@@ -181,7 +202,7 @@ impl Store {
         let claimed = self.shared.read(move |_, connection| {
             let held = {
                 let claim = shared.leases.claim();
-                let now = Timestamp::now();
+                let now = shared.clock.now();
                 let keys = reader::candidates(connection, &claim, &places, max, now)?;
                 let held = keys.into_iter().filter_map(|key| claim.hold(key, session));
                 held.collect::<Vec<Held>>()
@@ -205,7 +226,7 @@ impl Store {
         }
         let found = self.shared.read(move |shared, connection| {
             let claim = shared.leases.claim();
-            reader::candidates(connection, &claim, &places, 1, Timestamp::now())
+            reader::candidates(connection, &claim, &places, 1, shared.clock.now())
         });
         Ok(!found.await?.is_empty())
     }
@@ -215,7 +236,8 @@ impl Store {
     /// commit; the delivery stays leased until then.
     ///
     /// Delivered recipients leave, deferred ones wait with back-off, failed ones are kept and shown.
-    /// Where they differ the delivery is split, and what is left gets new delivery ids.
+    /// Where they differ the delivery is split, and what is left gets new delivery ids. A report is queued by
+    /// the same commit: whoever is told of a failure is told of it once, whenever the power fails.
     ///
     /// # Errors
     /// When the commit failed. The store keeps the lease and goes on trying, because mail that is
@@ -224,6 +246,7 @@ impl Store {
         &self,
         lease: Lease,
         outcomes: Vec<Outcome>,
+        report: Option<Report>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let Lease { delivery, held, .. } = lease;
         let verdict = Verdict::of(&delivery.recipients, outcomes);
@@ -231,8 +254,9 @@ impl Store {
             self.writer.settle(Settle {
                 held,
                 size: delivery.size,
-                now: Timestamp::now(),
+                now: self.now(),
                 verdict,
+                report: report.map(|report| self.report(report)),
             })
         });
         async move {
@@ -241,6 +265,13 @@ impl Store {
                 None => Ok(()),
             }
         }
+    }
+
+    fn report(&self, report: Report) -> Accept {
+        let id = self.shared.ids.next(Timestamp::now());
+        let content = report.content;
+        let stored = (content.len() as u64, crc32fast::hash(&content));
+        self.message(id, &report.envelope, Body::Inline(content), stored)
     }
 
     /// Deliveries that sessions hold now.
@@ -304,6 +335,7 @@ fn lease(
         delivery,
         held,
         place,
+        checksum: row.checksum(),
         shared: Arc::clone(shared),
     }))
 }

@@ -6,9 +6,8 @@ use atrn_shared::smtp::address::Domain;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::envelope::State;
+use super::envelope::{Lease, State};
 use super::id::{DeliveryId, QueueId, Reference};
-use super::retry;
 
 /// Deliveries of one page of a list, unless the caller says otherwise.
 pub const PAGE_DELIVERIES: usize = 100;
@@ -64,6 +63,9 @@ pub struct Item {
     pub attempts: u32,
     /// When it may be claimed again, if deferred.
     pub next_attempt: Option<Timestamp>,
+    /// When its wait began: accepted, or begun anew by an admin.
+    #[serde(skip)]
+    pub held_since: Timestamp,
     /// When it is given up; see [`Item::expire_after`].
     pub expires_at: Option<Timestamp>,
     /// The last verdict.
@@ -178,6 +180,19 @@ pub struct Found {
     pub bytes: u64,
 }
 
+/// Deliveries that were taken out of the hands of sessions, to be ended.
+#[derive(Debug, Default)]
+pub struct Seized {
+    /// Those that nobody else holds.
+    pub leases: Vec<Lease>,
+    /// Deliveries that a session holds just now.
+    pub leased: u64,
+    /// Ids that name nothing in the queue.
+    pub unknown: Vec<Reference>,
+    /// The last one looked at, to go on behind it; `None` when that was all.
+    pub last: Option<DeliveryId>,
+}
+
 /// What a change did.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Changed {
@@ -194,6 +209,8 @@ pub struct Changed {
 impl Item {
     /// Fills in when it is given up, from its domain's setting: configuration is not in the queue.
     pub fn expire_after(&mut self, hold_for: Duration) {
-        self.expires_at = Some(retry::expires_at(self.received_at, hold_for));
+        let waits = matches!(self.state, State::Queued | State::Deferred | State::Leased);
+        let expires_at = self.held_since.checked_add(hold_for);
+        self.expires_at = waits.then(|| expires_at.unwrap_or(Timestamp::MAX));
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use atrn_shared::steady::Moment;
+use jiff::{SignedDuration, Timestamp};
 
 /// The first step; design §3 wants at most a minute, so that a short trouble inside costs little.
 pub const RETRY_DELAY_FIRST: Duration = Duration::from_secs(30);
@@ -17,20 +18,28 @@ pub fn retry_delay(attempts: u32) -> Duration {
     (RETRY_DELAY_FIRST * 2_u32.pow(doublings)).min(RETRY_DELAY_MAX)
 }
 
-/// When a delivery that was just deferred may be claimed again.
-#[must_use]
-pub fn next_attempt(attempts: u32, now: Timestamp) -> Timestamp {
-    after(now, retry_delay(attempts))
+/// What is known of how long a delivery waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// When the wait began on the steady clock.
+    pub held_since: Moment,
+    /// What the steady clock shows.
+    pub steady: Moment,
+    /// When the message was accepted, as the wall clock said.
+    pub received_at: Timestamp,
+    /// What the wall clock shows.
+    pub wall: Timestamp,
 }
 
-/// When a message of a domain with this `hold_for` is given up.
+/// Whether a delivery of a domain with this `hold_for` is given up. Both clocks have to say so: the steady one
+/// counts what really passed, as far as the relay can know, and the wall clock is what people go by. A wall
+/// clock by which the message is still to come is plainly wrong, and has no vote.
 #[must_use]
-pub fn expires_at(received_at: Timestamp, hold_for: Duration) -> Timestamp {
-    after(received_at, hold_for)
-}
-
-fn after(moment: Timestamp, delay: Duration) -> Timestamp {
-    moment.checked_add(delay).unwrap_or(Timestamp::MAX)
+pub fn is_overdue(waiting: &Waiting, hold_for: Duration) -> bool {
+    let hold = SignedDuration::try_from(hold_for).unwrap_or(SignedDuration::MAX);
+    let by_wall = waiting.wall.duration_since(waiting.received_at);
+    let is_wrong = by_wall.is_negative();
+    waiting.held_since.after(hold_for) <= waiting.steady && (is_wrong || by_wall >= hold)
 }
 
 #[cfg(test)]
@@ -66,19 +75,39 @@ mod tests {
             prop_assert!(step <= retry_delay(attempts + 1));
             prop_assert!((RETRY_DELAY_FIRST..=RETRY_DELAY_MAX).contains(&step));
         }
-
-        #[test]
-        fn the_next_attempt_lies_ahead(attempts: u32, seconds in 0_i64..253_402_000_000) {
-            let now = Timestamp::from_second(seconds).unwrap();
-            prop_assert!(next_attempt(attempts, now) > now);
-        }
     }
 
+    // covers: R5321-30
     #[test]
-    fn the_end_of_time_is_no_overflow() {
-        assert_eq!(
-            expires_at(Timestamp::MAX, Duration::from_secs(1)),
-            Timestamp::MAX
-        );
+    fn mail_is_given_up_when_both_clocks_say_so() {
+        const DAY: i64 = 86_400;
+        const YEARS: i64 = 20 * 365 * DAY;
+        let wall = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+        for (steady, by_wall, expected) in [
+            (0, 0, false),
+            (5 * DAY, 5 * DAY, true),
+            (5 * DAY - 1, 5 * DAY, false),
+            (5 * DAY, 5 * DAY - 1, false),
+            // The clock jumped ahead; the relay was running, and knows better.
+            (60, YEARS, false),
+            // It came back: twenty years ago it was still to come, and after five days of waiting it is over.
+            (5 * DAY, -YEARS, true),
+            (4 * DAY, -YEARS, false),
+            // It was wrong at each of many boots, each a day by the steady clock.
+            (30 * DAY, 2 * DAY, false),
+        ] {
+            let waiting = Waiting {
+                held_since: Moment::from_millis(1_000),
+                steady: Moment::from_millis(1_000 + steady * 1_000),
+                received_at: wall(0),
+                wall: wall(by_wall),
+            };
+            let hold_for = Duration::from_secs(5 * DAY.unsigned_abs());
+            assert_eq!(
+                is_overdue(&waiting, hold_for),
+                expected,
+                "{steady} {by_wall}"
+            );
+        }
     }
 }

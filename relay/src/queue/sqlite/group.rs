@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use atrn_shared::smtp::address::Domain;
+use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::mpsc;
 
@@ -82,6 +83,12 @@ impl Group {
         }
         if !self.owed.is_empty() {
             self.pay();
+        }
+        let mark = self.shared.clock.mark(Timestamp::now());
+        if let Err(Failure::Operation(error) | Failure::Broken(error)) =
+            self.transaction(|transaction| transaction.mark_clock(mark))
+        {
+            tracing::warn!(%error, "cannot store the clock");
         }
     }
 
@@ -221,7 +228,7 @@ impl Group {
                 self.owing.store(true, Ordering::Relaxed);
                 let _ = answer.send(Err(error.clone()));
             }
-            Request::Checkpoint | Request::Stop | Request::Tick => {}
+            Request::Checkpoint | Request::Clock(_) | Request::Stop | Request::Tick => {}
         }
     }
 

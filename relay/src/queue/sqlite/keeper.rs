@@ -16,6 +16,8 @@ use super::{Shared, connect, exists};
 
 /// How often the log is looked at. It bounds what a start after a crash has to read again.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
+/// How often the clock is stored: so much of a wait is believed to the wall clock after a crash.
+const CLOCK_EVERY: Duration = Duration::from_secs(60);
 /// Pages in the log from which on it should begin anew: 64 MiB.
 const LOG_PAGES_MAX: i64 = 16 * 1024;
 /// So few pages the writer may write itself: some milliseconds.
@@ -58,6 +60,8 @@ pub(in super::super) fn start(
 
 fn run(shared: &Shared, connection: &Connection, writer: &Writer, chores: &Chores) {
     let mut due = Instant::now() + CHECKPOINT_EVERY;
+    // The first mark at once: a run that is killed within a minute has begun its clock all the same.
+    let mut clock_due = Instant::now();
     loop {
         match chores.recv_timeout(due.saturating_duration_since(Instant::now())) {
             Ok(Chore::Remove(id)) => shared.spool().remove(id),
@@ -66,6 +70,10 @@ fn run(shared: &Shared, connection: &Connection, writer: &Writer, chores: &Chore
         }
         if Instant::now() >= due {
             writer.try_owed_again();
+            if Instant::now() >= clock_due {
+                writer.mark_clock(shared.clock.mark(jiff::Timestamp::now()));
+                clock_due = Instant::now() + CLOCK_EVERY;
+            }
             if let Err(error) = checkpoint(connection, writer) {
                 tracing::warn!(%error, "cannot write the log into the database");
             }

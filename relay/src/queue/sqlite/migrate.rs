@@ -16,7 +16,10 @@ const APPLICATION_ID: i64 = 0x6174_726e;
 /// Up to this size every page is checked at start (some 50 ms).
 const WHOLE_CHECK_BYTES: i64 = 32 * 1024 * 1024;
 /// Only ever appended to.
-const STEPS: &[M<'static>] = &[M::up(include_str!("schema.sql"))];
+const STEPS: &[M<'static>] = &[
+    M::up(include_str!("schema.sql")),
+    M::up(include_str!("schema_2.sql")),
+];
 
 /// Both ends of each tree, and with them the way down to the leaves. Each end is a query of its own:
 /// only then does SQLite go straight there.

@@ -16,12 +16,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use atrn_shared::smtp::address::Domain;
+use atrn_shared::steady::SteadyClock;
+use bytes::Bytes;
+use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use super::body::{ContentReader, Spool};
-use super::envelope::{Recipient, State};
+use super::body::Spool;
+use super::envelope::{Envelope, Recipient, State};
 use super::error::{OpenError, StoreError};
 use super::id::{DeliveryId, DeliveryKey, IdSource, QueueId};
 use super::lease::Leases;
@@ -46,6 +49,8 @@ pub(super) struct Shared {
     pub(super) ids: IdSource,
     pub(super) instance: u32,
     pub(super) leases: Arc<Leases>,
+    /// All waits that are stored are on it.
+    pub(super) clock: SteadyClock,
     spool: Arc<Spool>,
     catalog: Mutex<Catalog>,
     readers: Mutex<Vec<Connection>>,
@@ -77,10 +82,16 @@ impl Shared {
         let instance: u32 = row::setting(connection, "instance").map_err(sqlite)?;
         let mark = QueueId(row::setting(connection, "mark").map_err(sqlite)?);
         let catalog = Catalog::load(connection, &database)?;
+        let wall = Timestamp::now();
+        let clock = match row::clock_mark(connection).map_err(sqlite)? {
+            Some(mark) => SteadyClock::resume(mark, wall),
+            None => SteadyClock::begin(wall),
+        };
         Ok(Self {
             ids: IdSource::after(mark),
             instance,
             leases: Arc::default(),
+            clock,
             spool: Arc::new(spool),
             catalog: Mutex::new(catalog),
             readers: Mutex::default(),
@@ -128,15 +139,10 @@ impl Shared {
     pub(super) async fn inline_content(
         self: &Arc<Self>,
         message: QueueId,
-        size: u64,
-    ) -> Result<ContentReader, StoreError> {
+    ) -> Result<Bytes, StoreError> {
         let content = self.read(move |_, connection| reader::inline(connection, message));
-        match content.await? {
-            Some(content) if content.len() as u64 == size => Ok(ContentReader::inline(content)),
-            _ => Err(StoreError::Damaged(format!(
-                "no whole content of {message}"
-            ))),
-        }
+        let missing = || StoreError::Damaged(format!("no content of {message}"));
+        content.await?.ok_or_else(missing)
     }
 
     /// Connections are closed with the store, not with the last lease: the log goes with the last one.
@@ -284,8 +290,15 @@ pub(super) fn by_domain(recipients: &[Recipient]) -> Vec<(Domain, String)> {
         .collect()
 }
 
-pub(super) fn flags(eight_bit: bool, needs_smtputf8: bool) -> i64 {
-    i64::from(eight_bit) * row::EIGHT_BIT + i64::from(needs_smtputf8) * row::NEEDS_SMTPUTF8
+pub(super) fn flags(envelope: &Envelope) -> i64 {
+    let flags = [
+        (envelope.eight_bit, row::EIGHT_BIT),
+        (envelope.needs_smtputf8, row::NEEDS_SMTPUTF8),
+        (envelope.is_report, row::REPORT),
+        (envelope.sender_verified, row::SENDER_VERIFIED),
+    ];
+    let set = flags.iter().filter(|(is_set, _)| *is_set);
+    set.map(|(_, flag)| flag).sum()
 }
 
 /// Whether a message has a row.

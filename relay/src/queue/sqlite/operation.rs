@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use atrn_shared::smtp::address::Domain;
+use atrn_shared::steady::Moment;
 use jiff::Timestamp;
 
 use super::super::body::Body;
@@ -22,6 +23,8 @@ pub(in super::super) struct Accept {
     pub(in super::super) parameters: String,
     pub(in super::super) flags: i64,
     pub(in super::super) size: u64,
+    pub(in super::super) checksum: u32,
+    pub(in super::super) held_since: Moment,
     /// Each domain with its recipients as JSON.
     pub(in super::super) deliveries: Vec<(Domain, String)>,
     pub(in super::super) body: Body,
@@ -32,8 +35,17 @@ pub(in super::super) struct Accept {
 pub(in super::super) struct Settle {
     pub(in super::super) held: Held,
     pub(in super::super) size: u64,
-    pub(in super::super) now: Timestamp,
+    pub(in super::super) now: Now,
     pub(in super::super) verdict: Verdict,
+    /// Tells somebody of what failed; durable with it or not at all.
+    pub(in super::super) report: Option<Accept>,
+}
+
+/// The moment of an operation, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Now {
+    pub(in super::super) wall: Timestamp,
+    pub(in super::super) steady: Moment,
 }
 
 #[derive(Debug)]
@@ -46,6 +58,7 @@ pub(in super::super) enum Verdict {
         some_delivered: bool,
         released: Vec<StoredRecipient>,
         deferred: Vec<StoredRecipient>,
+        expired: Vec<StoredRecipient>,
         failed: Vec<StoredRecipient>,
     },
 }
@@ -54,6 +67,7 @@ pub(in super::super) enum Verdict {
 #[derive(Debug)]
 pub(in super::super) struct Change {
     pub(in super::super) action: Action,
+    pub(in super::super) now: Moment,
     pub(in super::super) held: Vec<Held>,
 }
 
@@ -69,11 +83,22 @@ pub(super) struct Effects {
     pub(super) mark: Option<QueueId>,
 }
 
+impl Accept {
+    /// Octets that go into the database.
+    pub(super) fn octets(&self) -> usize {
+        match &self.body {
+            Body::Inline(content) => content.len(),
+            Body::Spool(_) => 0,
+        }
+    }
+}
+
 impl Verdict {
     /// Sorts the outcomes, one for each recipient in order. A recipient without one is released:
     /// whatever went wrong, he must not fall out of the queue.
     pub(in super::super) fn of(recipients: &[DeliveryRecipient], outcomes: Vec<Outcome>) -> Self {
-        let (mut released, mut deferred, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut released, mut deferred) = (Vec::new(), Vec::new());
+        let (mut expired, mut failed) = (Vec::new(), Vec::new());
         let mut some_delivered = false;
         let mut outcomes = outcomes.into_iter();
         for recipient in recipients {
@@ -85,25 +110,29 @@ impl Verdict {
                     recipient.reply = Some(reply.to_string());
                     deferred.push(recipient);
                 }
+                Outcome::Expired(reply) => {
+                    recipient.reply = Some(reply.to_string());
+                    expired.push(recipient);
+                }
                 Outcome::Failed(reply) => {
                     recipient.reply = Some(reply.to_string());
                     failed.push(recipient);
                 }
             }
         }
-        if released.is_empty() && deferred.is_empty() && failed.is_empty() {
+        let left = [&released, &deferred, &expired, &failed];
+        if left.iter().all(|group| group.is_empty()) {
             return Self::Delivered;
         }
         Self::Left {
             some_delivered,
             released,
             deferred,
+            expired,
             failed,
         }
     }
-}
 
-impl Verdict {
     /// No recipient has a verdict: the lease just ends.
     pub(in super::super) fn changes_nothing(&self) -> bool {
         match self {
@@ -111,9 +140,13 @@ impl Verdict {
             Self::Left {
                 some_delivered,
                 deferred,
+                expired,
                 failed,
                 ..
-            } => !some_delivered && deferred.is_empty() && failed.is_empty(),
+            } => {
+                let judged = [deferred, expired, failed];
+                !some_delivered && judged.iter().all(|group| group.is_empty())
+            }
         }
     }
 }

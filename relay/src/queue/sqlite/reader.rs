@@ -2,11 +2,13 @@
 
 use std::ops::ControlFlow;
 
+use atrn_shared::steady::Moment;
 use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
+use super::super::body::Stored;
 use super::super::envelope::State;
 use super::super::error::StoreError;
 use super::super::id::{DeliveryKey, QueueId, Reference};
@@ -46,7 +48,7 @@ pub(in super::super) fn candidates(
     claim: &Claim<'_>,
     domains: &[(i64, State)],
     max: usize,
-    now: Timestamp,
+    now: Moment,
 ) -> Result<Vec<DeliveryKey>, StoreError> {
     let fresh = "SELECT message, number, 0 FROM delivery WHERE domain = ?1 AND state = 0
          AND ?2 IS NOT NULL ORDER BY message, number";
@@ -56,7 +58,7 @@ pub(in super::super) fn candidates(
         let mut found: Vec<(i64, DeliveryKey)> = Vec::new();
         for (domain, _) in domains.iter().filter(|(_, state)| *state == wanted) {
             let mut statement = connection.prepare_cached(query)?;
-            let mut rows = statement.query(params![domain, now.as_millisecond()])?;
+            let mut rows = statement.query(params![domain, now.millis()])?;
             let mut left = max;
             while left > 0
                 && let Some(row) = rows.next()?
@@ -77,6 +79,60 @@ pub(in super::super) fn candidates(
     fresh.truncate(max - due.len());
     due.append(&mut fresh);
     Ok(due)
+}
+
+/// Which of the oldest deliveries of a domain to look at.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Oldest {
+    pub(in super::super) domain: i64,
+    pub(in super::super) state: State,
+    /// Accepted up to this moment; those behind are younger, and are not looked at.
+    pub(in super::super) until: Moment,
+    /// Behind this one.
+    pub(in super::super) after: Option<DeliveryKey>,
+}
+
+/// The oldest deliveries in the order of arrival, as long as `visitor` wants more.
+pub(in super::super) fn oldest(
+    connection: &Connection,
+    oldest: Oldest,
+    mut visitor: impl FnMut(DeliveryKey, Held) -> ControlFlow<()>,
+) -> Result<(), StoreError> {
+    let query = format!(
+        "SELECT d.message, d.number, m.held_since, d.since, m.received_at {FROM}
+         WHERE d.domain = ?1 AND d.state = ?2 AND (d.message, d.number) > (?3, ?4)
+         ORDER BY d.message, d.number"
+    );
+    let mut statement = connection.prepare_cached(&query).map_err(failed)?;
+    let after = oldest
+        .after
+        .map_or((i64::MIN, 0), |key| (key.message.0, key.number));
+    let values = params![oldest.domain, oldest.state.code(), after.0, after.1];
+    let mut rows = statement.query(values).map_err(failed)?;
+    while let Some(row) = rows.next().map_err(failed)? {
+        let read = |row: &rusqlite::Row<'_>| Ok((key(row)?, row.get(2)?, row.get(3)?, row.get(4)?));
+        let (key, accepted, since, received_at) = read(row).map_err(failed)?;
+        let (accepted, since) = (Moment::from_millis(accepted), Moment::from_millis(since));
+        let held = Held {
+            held_since: accepted.max(since),
+            since,
+            received_at: moment(received_at),
+        };
+        if accepted > oldest.until || visitor(key, held).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// How long a delivery has been where it is.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Held {
+    /// When its wait began.
+    pub(in super::super) held_since: Moment,
+    /// When it ended, if it has.
+    pub(in super::super) since: Moment,
+    pub(in super::super) received_at: Timestamp,
 }
 
 /// One delivery beside its message.
@@ -196,15 +252,21 @@ pub(in super::super) fn show(
     Ok(Some(shown))
 }
 
-/// Whether a message exists, how large it is, and whether it is in a spool file.
+/// What is stored of a message's content, and whether that is a spool file; not verified, so that an admin sees
+/// a damaged one too.
 pub(in super::super) fn content(
     connection: &Connection,
     message: QueueId,
-) -> Result<Option<(u64, bool)>, StoreError> {
+) -> Result<Option<(Stored, bool)>, StoreError> {
     let query = "SELECT size, flags FROM message WHERE key = ?1";
     let found = connection.query_row(query, [message.0], |row| {
         let (size, flags): (i64, i64) = (row.get(0)?, row.get(1)?);
-        Ok((size.cast_unsigned(), flags & super::row::SPOOLED != 0))
+        let stored = Stored {
+            message,
+            size: size.cast_unsigned(),
+            checksum: None,
+        };
+        Ok((stored, flags & super::row::SPOOLED != 0))
     });
     found.optional().map_err(failed)
 }
@@ -217,6 +279,8 @@ pub(in super::super) fn item(shared: &Shared, row: &DeliveryRow) -> Result<Item,
     };
     let recipients = row.stored_recipients()?;
     let domain = shared.catalog().names.get(&row.domain).cloned();
+    let wall = Timestamp::now();
+    let on_wall = |moment| shared.clock.on_wall(moment, wall);
     let no_domain = || StoreError::Damaged(format!("no domain {} ({})", row.domain, row.key));
     Ok(Item {
         id: row.key.message,
@@ -231,7 +295,9 @@ pub(in super::super) fn item(shared: &Shared, row: &DeliveryRow) -> Result<Item,
             .map(|recipient| recipient.to)
             .collect(),
         attempts: row.attempts,
-        next_attempt: (row.next_attempt > 0).then(|| moment(row.next_attempt)),
+        next_attempt: (row.next_attempt > 0)
+            .then(|| on_wall(Moment::from_millis(row.next_attempt))),
+        held_since: on_wall(row.held_since),
         expires_at: None,
         last_reply: row.last_reply.clone(),
     })

@@ -2,6 +2,7 @@
 
 use atrn_shared::smtp::address::{ForwardPath, ReversePath};
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
+use atrn_shared::steady::{Mark, Moment};
 use jiff::Timestamp;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, Row};
@@ -15,6 +16,8 @@ use super::{Amount, Shared};
 pub(super) const EIGHT_BIT: i64 = 1;
 pub(super) const NEEDS_SMTPUTF8: i64 = 2;
 pub(super) const SPOOLED: i64 = 4;
+pub(super) const REPORT: i64 = 8;
+pub(super) const SENDER_VERIFIED: i64 = 16;
 
 /// One recipient in the JSON of a delivery.
 #[derive(Debug, Deserialize, Serialize)]
@@ -29,7 +32,8 @@ pub(in super::super) struct StoredRecipient {
 /// A delivery beside its message: what every query of deliveries selects, in this order.
 pub(super) const COLUMNS: &str = "d.message, d.number, d.domain, d.state, d.next_attempt, \
      d.last_attempt, d.attempts, d.last_reply, d.recipients, \
-     m.received_at, m.received_from, m.reverse_path, m.parameters, m.flags, m.size";
+     m.received_at, m.received_from, m.reverse_path, m.parameters, m.flags, m.size, m.checksum, \
+     max(m.held_since, d.since)";
 
 /// See [`COLUMNS`].
 #[derive(Debug)]
@@ -48,6 +52,9 @@ pub(in super::super) struct DeliveryRow {
     parameters: String,
     flags: i64,
     pub(super) size: u64,
+    checksum: Option<u32>,
+    /// When its present wait began, or ended for good.
+    pub(super) held_since: Moment,
 }
 
 impl DeliveryRow {
@@ -67,6 +74,8 @@ impl DeliveryRow {
             parameters: row.get(12)?,
             flags: row.get(13)?,
             size: row.get::<_, i64>(14)?.cast_unsigned(),
+            checksum: row.get(15)?,
+            held_since: Moment::from_millis(row.get(16)?),
         })
     }
 
@@ -76,6 +85,10 @@ impl DeliveryRow {
 
     pub(in super::super) fn is_spooled(&self) -> bool {
         self.flags & SPOOLED != 0
+    }
+
+    pub(in super::super) fn checksum(&self) -> Option<u32> {
+        self.checksum
     }
 
     pub(super) fn stored_recipients(&self) -> Result<Vec<StoredRecipient>, StoreError> {
@@ -105,6 +118,9 @@ impl DeliveryRow {
             received_at: moment(self.received_at),
             size: self.size,
             attempts: self.attempts,
+            state: self.stored_state()?,
+            is_report: self.flags & REPORT != 0,
+            sender_verified: self.flags & SENDER_VERIFIED != 0,
             recipients: recipients.collect::<Result<_, _>>()?,
         })
     }
@@ -165,6 +181,15 @@ pub(super) fn moment(millis: i64) -> Timestamp {
 pub(super) fn setting<T: FromSql>(connection: &Connection, name: &str) -> rusqlite::Result<T> {
     let query = "SELECT value FROM setting WHERE name = ?1";
     connection.query_row(query, [name], |row| row.get(0))
+}
+
+/// What the last run left of its clock; `None` before the first mark.
+pub(super) fn clock_mark(connection: &Connection) -> rusqlite::Result<Option<Mark>> {
+    let mark = Mark {
+        steady: Moment::from_millis(setting(connection, "steady")?),
+        wall: setting(connection, "wall")?,
+    };
+    Ok(Some(mark).filter(|mark| mark.steady != Moment::default()))
 }
 
 pub(super) fn domains(connection: &Connection) -> rusqlite::Result<Vec<(i64, String)>> {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use atrn_shared::smtp::address::Domain;
+use atrn_shared::steady::{Mark, Moment};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -55,7 +56,8 @@ impl<'a> Transaction<'a> {
     pub(super) fn accept(&mut self, accept: &Accept) -> rusqlite::Result<()> {
         self.advance_mark(accept.id)?;
         let insert = "INSERT INTO message (key, received_at, received_from, reverse_path,
-             parameters, flags, size, next_number) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+             parameters, flags, size, next_number, checksum, held_since)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
         let flags = match accept.body {
             Body::Inline(_) => accept.flags,
             Body::Spool(_) => accept.flags | SPOOLED,
@@ -69,6 +71,8 @@ impl<'a> Transaction<'a> {
             flags,
             accept.size.cast_signed(),
             accept.deliveries.len() as u32 + 1,
+            accept.checksum,
+            accept.held_since.millis(),
         ])?;
         if let Body::Inline(content) = &accept.body {
             let insert = "INSERT INTO body (message, content) VALUES (?1, ?2)";
@@ -82,39 +86,57 @@ impl<'a> Transaction<'a> {
                 key: DeliveryKey { message, number },
                 domain,
                 state: State::Queued,
+                next_attempt: Moment::default(),
+                last_attempt: None,
                 attempts: 0,
+                since: Moment::default(),
                 last_reply: None,
                 recipients,
             };
-            self.insert(&delivery, accept.received_at, accept.size)?;
+            self.insert(&delivery, accept.size)?;
         }
         Ok(())
     }
 
-    /// A delivery that is not there was settled before by a commit whose answer was lost.
+    /// A delivery that is not there was settled before by a commit whose answer was lost, and its report is
+    /// in the queue.
     pub(super) fn settle(&mut self, settle: &Settle) -> rusqlite::Result<()> {
-        let key = settle.held.key();
+        let is_applied = match &settle.verdict {
+            Verdict::Delivered => self.remove(settle.held.key(), settle.size)?,
+            Verdict::Left { .. } => self.split(settle)?,
+        };
+        match &settle.report {
+            Some(report) if is_applied => self.accept(report),
+            _ => Ok(()),
+        }
+    }
+
+    /// Replaces a delivery by what is left of it.
+    fn split(&mut self, settle: &Settle) -> rusqlite::Result<bool> {
         let Verdict::Left {
             some_delivered,
             released,
             deferred,
+            expired,
             failed,
         } = &settle.verdict
         else {
-            self.remove(key, settle.size)?;
-            return Ok(());
+            return Ok(false);
         };
-        let query =
-            "SELECT domain, state, attempts FROM delivery WHERE message = ?1 AND number = ?2";
+        let key = settle.held.key();
+        let query = "DELETE FROM delivery WHERE message = ?1 AND number = ?2
+             RETURNING domain, state, attempts, since";
         let found = self.connection.prepare_cached(query)?;
-        let Some((domain, state, attempts)) = first_row(found, key)? else {
-            return Ok(());
+        let Some((domain, state, (attempts, since))) =
+            first_row(found, key, |row| Ok((row.get::<_, u32>(2)?, row.get(3)?)))?
+        else {
+            return Ok(false);
         };
-        self.delete(key)?;
         self.effects.count(domain, state, -1, settle.size);
         let groups = [
             (State::Queued, released),
             (State::Deferred, deferred),
+            (State::Expired, expired),
             (State::Failed, failed),
         ];
         let groups = groups.into_iter().filter(|(_, group)| !group.is_empty());
@@ -125,17 +147,29 @@ impl<'a> Transaction<'a> {
             } else {
                 self.next_number(key.message)?
             };
+            let is_attempt = matches!(state, State::Deferred | State::Failed);
+            let attempts = attempts.saturating_add(u32::from(is_attempt));
+            let now = settle.now.steady;
             let delivery = NewDelivery {
                 key: DeliveryKey { number, ..key },
                 domain,
                 state,
-                attempts: attempts + i64::from(state != State::Queued),
+                next_attempt: match state {
+                    State::Deferred => now.after(retry::retry_delay(attempts)),
+                    _ => Moment::default(),
+                },
+                last_attempt: (attempts > 0).then_some(settle.now.wall),
+                attempts,
+                since: match state {
+                    State::Expired | State::Failed => now,
+                    _ => Moment::from_millis(since),
+                },
                 last_reply: group[0].reply.as_deref(),
                 recipients: &row::json(group),
             };
-            self.insert(&delivery, settle.now, settle.size)?;
+            self.insert(&delivery, settle.size)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn change(&mut self, change: &Change) -> rusqlite::Result<()> {
@@ -146,17 +180,22 @@ impl<'a> Transaction<'a> {
             let key = held.key();
             let found = self.connection.prepare_cached(query)?;
             // One that is gone, or in a state that the action has no meaning for, is left alone.
-            let Some((domain, state, size)) = first_row(found, key)? else {
+            let Some((domain, state, size)) = first_row(found, key, |row| row.get::<_, i64>(2))?
+            else {
                 continue;
             };
             match change.action.target(state) {
                 None => continue,
-                Some(Target::Gone) => self.remove(key, size.cast_unsigned())?,
+                Some(Target::Gone) => {
+                    self.remove(key, size.cast_unsigned())?;
+                }
                 Some(Target::State(to)) => {
-                    let update = "UPDATE delivery SET state = ?3, next_attempt = 0
+                    // Whatever was decided about it by hand, it has its whole time again.
+                    let update = "UPDATE delivery SET state = ?3, next_attempt = 0, since = ?4
                          WHERE message = ?1 AND number = ?2";
                     let update = self.connection.prepare_cached(update);
-                    update?.execute(params![key.message.0, key.number, to.code()])?;
+                    let since = change.now.millis();
+                    update?.execute(params![key.message.0, key.number, to.code(), since])?;
                     self.effects.count(domain, state, -1, size.cast_unsigned());
                     self.effects.count(domain, to, 1, size.cast_unsigned());
                 }
@@ -167,45 +206,41 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    fn insert(
-        &mut self,
-        delivery: &NewDelivery<'_>,
-        now: Timestamp,
-        size: u64,
-    ) -> rusqlite::Result<()> {
+    pub(super) fn mark_clock(&mut self, mark: Mark) -> rusqlite::Result<()> {
+        let update = "UPDATE setting SET value = ?2 WHERE name = ?1";
+        let mut update = self.connection.prepare_cached(update)?;
+        update.execute(params!["steady", mark.steady.millis()])?;
+        update.execute(params!["wall", mark.wall])?;
+        Ok(())
+    }
+
+    fn insert(&mut self, delivery: &NewDelivery<'_>, size: u64) -> rusqlite::Result<()> {
         let insert = "INSERT INTO delivery (message, number, domain, state, next_attempt,
-             last_attempt, attempts, last_reply, recipients)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-        let next_attempt = match delivery.state {
-            State::Deferred => {
-                let attempts = u32::try_from(delivery.attempts).unwrap_or(u32::MAX);
-                retry::next_attempt(attempts, now).as_millisecond()
-            }
-            _ => 0,
-        };
-        let last_attempt = match delivery.attempts {
-            0 => 0,
-            _ => now.as_millisecond(),
-        };
+             last_attempt, attempts, last_reply, recipients, since)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
         self.connection.prepare_cached(insert)?.execute(params![
             delivery.key.message.0,
             delivery.key.number,
             delivery.domain,
             delivery.state.code(),
-            next_attempt,
-            last_attempt,
+            delivery.next_attempt.millis(),
+            delivery.last_attempt.map_or(0, Timestamp::as_millisecond),
             delivery.attempts,
             delivery.last_reply,
             delivery.recipients,
+            delivery.since.millis(),
         ])?;
         self.effects.count(delivery.domain, delivery.state, 1, size);
         Ok(())
     }
 
-    /// Removes a delivery, and with the last one of a message its content.
-    fn remove(&mut self, key: DeliveryKey, size: u64) -> rusqlite::Result<()> {
-        let Some((domain, state)) = self.delete(key)? else {
-            return Ok(());
+    /// Removes a delivery, and with the last one of a message its content. Whether it was there.
+    fn remove(&mut self, key: DeliveryKey, size: u64) -> rusqlite::Result<bool> {
+        let delete = "DELETE FROM delivery WHERE message = ?1 AND number = ?2
+             RETURNING domain, state";
+        let delete = self.connection.prepare_cached(delete)?;
+        let Some((domain, state, ())) = first_row(delete, key, |_| Ok(()))? else {
+            return Ok(false);
         };
         self.effects.count(domain, state, -1, size);
         let message = key.message;
@@ -215,7 +250,7 @@ impl<'a> Transaction<'a> {
             .prepare_cached(others)?
             .exists([message.0])?
         {
-            return Ok(());
+            return Ok(true);
         }
         let delete = "DELETE FROM message WHERE key = ?1 RETURNING flags";
         let mut delete = self.connection.prepare_cached(delete)?;
@@ -228,18 +263,7 @@ impl<'a> Transaction<'a> {
                 .prepare_cached(delete)?
                 .execute([message.0])?;
         }
-        Ok(())
-    }
-
-    fn delete(&self, key: DeliveryKey) -> rusqlite::Result<Option<(i64, State)>> {
-        let delete = "DELETE FROM delivery WHERE message = ?1 AND number = ?2
-             RETURNING domain, state";
-        let mut delete = self.connection.prepare_cached(delete)?;
-        delete
-            .query_row(params![key.message.0, key.number], |row| {
-                Ok((row.get(0)?, state(row)?))
-            })
-            .optional()
+        Ok(true)
     }
 
     fn next_number(&self, message: QueueId) -> rusqlite::Result<u32> {
@@ -283,19 +307,23 @@ struct NewDelivery<'a> {
     key: DeliveryKey,
     domain: i64,
     state: State,
-    attempts: i64,
+    next_attempt: Moment,
+    last_attempt: Option<Timestamp>,
+    attempts: u32,
+    since: Moment,
     last_reply: Option<&'a str>,
     recipients: &'a str,
 }
 
-/// Domain, state and a number of the delivery `key`.
-fn first_row(
+/// Domain and state of the delivery `key`, and what else is asked of its row.
+fn first_row<T>(
     mut statement: rusqlite::CachedStatement<'_>,
     key: DeliveryKey,
-) -> rusqlite::Result<Option<(i64, State, i64)>> {
+    rest: impl Fn(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Option<(i64, State, T)>> {
     statement
         .query_row(params![key.message.0, key.number], |row| {
-            Ok((row.get(0)?, state(row)?, row.get(2)?))
+            Ok((row.get(0)?, state(row)?, rest(row)?))
         })
         .optional()
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use atrn_shared::steady::Mark;
 use rusqlite::Connection;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
@@ -15,7 +16,7 @@ use super::super::body::Body;
 use super::super::error::StoreError;
 use super::Shared;
 use super::group::Group;
-pub(in super::super) use super::operation::{Accept, Change, Settle, Verdict};
+pub(in super::super) use super::operation::{Accept, Change, Now, Settle, Verdict};
 use super::transaction::Transaction;
 
 /// Operations that may wait for the writer; who comes later waits to hand his over.
@@ -34,6 +35,8 @@ pub(in super::super) struct Writer {
 pub(super) enum Request {
     Accept(Box<Accept>, Answer<()>),
     Change(Box<Change>, Answer<u64>),
+    /// Store what the clock shows, so that the next run can go on from there.
+    Clock(Mark),
     /// Write the rest of the log into the database, so that it begins anew (see `keeper`).
     Checkpoint,
     Settle(Box<Settle>, Answer<()>),
@@ -90,6 +93,11 @@ impl Writer {
         let _ = self.requests.try_send(Request::Checkpoint);
     }
 
+    pub(super) fn mark_clock(&self, mark: Mark) {
+        // Full: the keeper asks again.
+        let _ = self.requests.try_send(Request::Clock(mark));
+    }
+
     pub(super) fn try_owed_again(&self) {
         if self.owing.load(Ordering::Relaxed) {
             let _ = self.requests.try_send(Request::Tick);
@@ -114,10 +122,8 @@ impl Writer {
 impl Request {
     pub(super) fn octets(&self) -> usize {
         match self {
-            Self::Accept(accept, _) => match &accept.body {
-                Body::Inline(content) => content.len(),
-                Body::Spool(_) => 0,
-            },
+            Self::Accept(accept, _) => accept.octets(),
+            Self::Settle(settle, _) => settle.report.as_ref().map_or(0, Accept::octets),
             _ => 0,
         }
     }
@@ -126,6 +132,7 @@ impl Request {
         match self {
             Self::Accept(accept, _) => transaction.accept(accept),
             Self::Change(change, _) => transaction.change(change),
+            Self::Clock(mark) => transaction.mark_clock(*mark),
             Self::Settle(settle, _) => transaction.settle(settle),
             Self::Checkpoint | Self::Stop | Self::Tick => Ok(()),
         }
@@ -148,7 +155,7 @@ impl Request {
                 drop(settle);
                 let _ = answer.send(Ok(()));
             }
-            Self::Checkpoint | Self::Stop | Self::Tick => {}
+            Self::Checkpoint | Self::Clock(_) | Self::Stop | Self::Tick => {}
         }
     }
 }

@@ -270,7 +270,7 @@ async fn totals_are_right_after_everything_and_survive_a_restart() {
             vec![never(), never()],
         ])
     {
-        world.store.settle(lease, outcomes).await.unwrap();
+        world.store.settle(lease, outcomes, None).await.unwrap();
     }
     let held = Filter {
         domain: Some(domain("b.example")),

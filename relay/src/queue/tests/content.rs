@@ -78,7 +78,7 @@ async fn content_comes_out_as_it_went_in_whatever_its_size() {
         for lease in leases {
             world
                 .store
-                .settle(lease, vec![Outcome::Delivered])
+                .settle(lease, vec![Outcome::Delivered], None)
                 .await
                 .unwrap();
         }

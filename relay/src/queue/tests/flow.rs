@@ -19,7 +19,7 @@ async fn deliveries_come_out_in_the_order_in_which_they_went_in() {
             claimed.push(lease.id.queue_id());
             world
                 .store
-                .settle(lease, vec![Outcome::Delivered])
+                .settle(lease, vec![Outcome::Delivered], None)
                 .await
                 .unwrap();
         }
@@ -204,7 +204,11 @@ async fn deferred_and_fresh_mail_share_a_claim() {
         world.accept(&["user@a.example"]).await;
     }
     for lease in world.claim(SESSION, &["a.example"], 3).await {
-        world.store.settle(lease, vec![later()]).await.unwrap();
+        world
+            .store
+            .settle(lease, vec![later()], None)
+            .await
+            .unwrap();
     }
     world.let_time_pass();
     let attempts = |leases: &[Lease]| {
@@ -257,7 +261,7 @@ async fn no_delivery_is_given_twice_and_none_is_lost() {
                         continue; // A link fault: somebody gets it later.
                     }
                     taken.push(lease.id);
-                    let settled = store.settle(lease, vec![Outcome::Delivered]);
+                    let settled = store.settle(lease, vec![Outcome::Delivered], None);
                     settled.await.unwrap();
                     done.send_modify(|count| *count += 1);
                 }

@@ -70,7 +70,7 @@ impl World {
         assert_eq!(leases.len(), 1);
         let lease = leases.remove(0);
         let id = lease.id;
-        self.store.settle(lease, outcomes).await.unwrap();
+        self.store.settle(lease, outcomes, None).await.unwrap();
         id
     }
 
@@ -130,6 +130,8 @@ fn envelope(sender: &str, recipients: &[&str]) -> Envelope {
         received_from: "client.example.net [192.0.2.1]".to_owned(),
         eight_bit: true,
         needs_smtputf8: false,
+        is_report: false,
+        sender_verified: false,
         recipients: recipients.collect(),
     }
 }

@@ -55,7 +55,7 @@ async fn a_full_database_refuses_new_mail_and_is_of_use_again_when_mail_has_gone
     for lease in leases {
         world
             .store
-            .settle(lease, vec![Outcome::Delivered])
+            .settle(lease, vec![Outcome::Delivered], None)
             .await
             .unwrap();
     }
@@ -97,7 +97,7 @@ async fn one_bad_operation_fails_alone() {
     // they come into one transaction.
     let blocker = world.database();
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let first = world.store.settle(lease, vec![later()]);
+    let first = world.store.settle(lease, vec![later()], None);
     let store = &world.store;
     let good = [store.body().id(), store.body().id()];
     let (one, bad, two, ()) = tokio::join!(
@@ -128,7 +128,10 @@ async fn a_settlement_that_cannot_be_written_is_owed_and_its_lease_kept() {
     let database = world.database();
     let hide = "ALTER TABLE delivery RENAME TO hidden";
     database.execute_batch(hide).unwrap();
-    let settled = world.store.settle(lease, vec![Outcome::Delivered]).await;
+    let settled = world
+        .store
+        .settle(lease, vec![Outcome::Delivered], None)
+        .await;
     assert!(matches!(settled, Err(StoreError::Unavailable { .. })));
     assert_eq!(world.store.leased(), 1);
     database

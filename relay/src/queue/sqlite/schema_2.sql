@@ -1,0 +1,12 @@
+-- Step 2: checksums, a steady clock for all waits, and room for reports.
+
+-- steady: of the shared::steady clock at its last mark; wall: of the wall clock at the same time; both 0: never.
+INSERT INTO setting (name, value) VALUES ('steady', 0), ('wall', 0);
+
+-- CRC-32 of the content. NULL: accepted before there were any.
+ALTER TABLE message ADD COLUMN checksum INTEGER;
+-- When it was accepted on the steady clock, as are next_attempt and since of its deliveries.
+ALTER TABLE message ADD COLUMN held_since INTEGER NOT NULL DEFAULT 0;
+UPDATE message SET held_since = received_at;
+-- failed, expired: when it ended. Else: when an admin had it begin anew, or 0.
+ALTER TABLE delivery ADD COLUMN since INTEGER NOT NULL DEFAULT 0;
