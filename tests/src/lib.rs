@@ -7,6 +7,7 @@
 //! * [`peer`]: one connection in the hands of a test, line by line or octet by octet;
 //! * [`transcript`]: dialogues from files, played against both machines and both programs;
 //! * [`software`]: other people's mail software, where it is installed;
+//! * [`faults`]: calls that fail, disks that are full, and the ledger of what came of the mail;
 //! * [`conformance`]: which test covers which requirement.
 //!
 //! All of it is blocking code on threads with deadlines: a test reads from top to bottom, and
@@ -14,6 +15,7 @@
 
 pub mod certs;
 pub mod conformance;
+pub mod faults;
 pub mod inside;
 pub mod message;
 pub mod peer;

@@ -23,8 +23,12 @@ pub use smtp_source::{Load, assert_order_of_sessions};
 pub enum Software {
     /// Dovecot with its LMTP server.
     Dovecot,
+    /// libfaketime, by its command `faketime`.
+    Faketime,
     /// fetchmail.
     Fetchmail,
+    /// Small disks of our own: `mount`, as root.
+    Mount,
     /// msmtp.
     Msmtp,
     /// The Postfix mail server.
@@ -33,6 +37,8 @@ pub enum Software {
     SmtpSink,
     /// Postfix's test client.
     SmtpSource,
+    /// strace, with the right to attach to a program.
+    Strace,
     /// swaks.
     Swaks,
 }
@@ -67,22 +73,37 @@ impl Software {
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Dovecot => ("dovecot", "dovecot-core dovecot-lmtpd"),
+            Self::Faketime => ("faketime", "faketime"),
             Self::Fetchmail => ("fetchmail", "fetchmail"),
+            Self::Mount => ("mount", "mount"),
             Self::Msmtp => ("msmtp", "msmtp"),
             Self::Postfix => ("postfix", "postfix"),
             Self::SmtpSink => ("smtp-sink", "postfix"),
             Self::SmtpSource => ("smtp-source", "postfix"),
+            Self::Strace => ("strace", "strace"),
             Self::Swaks => ("swaks", "swaks libnet-ssleay-perl"),
         }
     }
 
     fn needs_root(self) -> Result<(), String> {
-        let privileged = matches!(self, Self::Dovecot | Self::Postfix);
-        if privileged && !nix::unistd::geteuid().is_root() {
-            return Err("its private instance can only be started by root".to_owned());
+        let is_root = nix::unistd::geteuid().is_root();
+        match self {
+            Self::Dovecot | Self::Postfix if !is_root => {
+                Err("its private instance can only be started by root".to_owned())
+            }
+            Self::Mount if !is_root => Err("only root may mount a small disk".to_owned()),
+            Self::Strace if !is_root && is_attaching_restricted() => {
+                Err("kernel.yama.ptrace_scope lets only root attach to a program".to_owned())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// Whether Yama (where the kernel has it) keeps users from their own programs.
+fn is_attaching_restricted() -> bool {
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    scope.is_ok_and(|scope| scope.trim() != "0")
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {

@@ -1,0 +1,62 @@
+//! A running program that may open no more files.
+
+use std::fs;
+use std::process::Command;
+
+use crate::process::Output;
+
+/// A lowered limit on descriptors; dropped, the old one holds again.
+#[derive(Debug)]
+pub struct Descriptors {
+    program: u32,
+    before: String,
+}
+
+impl Descriptors {
+    /// Leaves a program so many descriptors above those that it has.
+    ///
+    /// # Panics
+    /// When its limit cannot be changed.
+    #[track_caller]
+    #[must_use]
+    pub fn leave(program: u32, spare: usize) -> Self {
+        let own = fs::read_dir(format!("/proc/{program}/fd")).expect("its descriptors");
+        let numbers = own
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<usize>().ok());
+        // The limit is on the number, and the kernel gives the lowest that is free.
+        let numbers: Vec<usize> = numbers.collect();
+        let highest = numbers.iter().max().copied().unwrap_or_default();
+        let holes = highest + 1 - numbers.len();
+        let limit = highest + 1 + spare.saturating_sub(holes);
+        let before = prlimit(
+            program,
+            &["--raw", "--noheadings", "--output=SOFT", "--nofile"],
+        );
+        let lowered = Self {
+            program,
+            before: before.trim().to_owned(),
+        };
+        let _ = prlimit(program, &[&format!("--nofile={limit}:")]);
+        lowered
+    }
+}
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        let limit = format!("--nofile={}:", self.before);
+        Command::new("prlimit")
+            .args(["--pid", &self.program.to_string(), &limit])
+            .status()
+            .ok();
+    }
+}
+
+#[track_caller]
+fn prlimit(program: u32, arguments: &[&str]) -> String {
+    let mut command = Command::new("prlimit");
+    command
+        .args(["--pid", &program.to_string()])
+        .args(arguments);
+    Output::of(&mut command).expect_code(0).stdout
+}
