@@ -125,6 +125,8 @@ pub struct DomainConfig {
     pub hold_for: Duration,
     /// Octets held for the domain before senders are told to come back.
     pub max_queue_size: u64,
+    /// Messages held for the domain before senders are told to come back.
+    pub max_queue_messages: u64,
     /// Which recipients exist.
     pub recipients: Recipients,
     /// Who is told of mail that cannot be delivered.
@@ -145,7 +147,7 @@ pub enum Recipients {
 }
 
 /// Who gets a report (DSN).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Reports {
     /// Nobody.
     None,
@@ -154,6 +156,7 @@ pub enum Reports {
     /// The sender, whoever that claims to be.
     Sender,
     /// The sender where SPF or DMARC passed, else the postmaster.
+    #[default]
     VerifiedSender,
 }
 
@@ -269,6 +272,8 @@ impl Default for OdmrConfig {
 pub const HOLD_FOR_DEFAULT: Duration = Duration::from_secs(5 * 86_400);
 /// Octets held for a domain.
 pub const MAX_QUEUE_SIZE_DEFAULT: u64 = 10_000_000_000;
+/// Messages held for a domain.
+pub const MAX_QUEUE_MESSAGES_DEFAULT: u64 = 1_000_000;
 /// Where the queue is unless the file says otherwise.
 pub const DATA_DIR_DEFAULT: &str = "/var/lib/atrn-relay";
 

@@ -71,6 +71,8 @@ pub struct NewDomain {
     pub hold_for: Option<Duration>,
     /// Octets held.
     pub max_queue_size: Option<u64>,
+    /// Messages held.
+    pub max_queue_messages: Option<u32>,
 }
 
 impl Fragments {
@@ -108,6 +110,9 @@ impl Fragments {
         }
         if let Some(size) = new.max_queue_size {
             text += &format!("max_queue_size = \"{}\"\n", show_size(size));
+        }
+        if let Some(messages) = new.max_queue_messages {
+            text += &format!("max_queue_messages = {messages}\n");
         }
         let path = self.path(&domain_file_name(&new.name));
         self.replace(&path, &format!("{DOMAIN_HEAD}{text}"), Readers::Everybody)?;
@@ -333,6 +338,7 @@ mod tests {
             name: Domain::parse(name).unwrap(),
             hold_for: Some(Duration::from_secs(90_000)),
             max_queue_size: Some(1 << 30),
+            max_queue_messages: Some(7),
         }
     }
 
@@ -346,8 +352,12 @@ mod tests {
         let config = load();
         let domain = config.domain(&new.name).unwrap();
         assert_eq!(
-            (domain.hold_for, domain.max_queue_size),
-            (Duration::from_secs(90_000), 1 << 30)
+            (
+                domain.hold_for,
+                domain.max_queue_size,
+                domain.max_queue_messages
+            ),
+            (Duration::from_secs(90_000), 1 << 30, 7)
         );
         assert_eq!(
             fs::metadata(&file).unwrap().permissions().mode() & 0o777,

@@ -41,6 +41,10 @@ pub(super) struct Add {
     /// How much of it is held.
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     max_queue_size: Option<u64>,
+
+    /// How many messages of it are held.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    max_queue_messages: Option<u32>,
 }
 
 /// List the domains and their mail, also those that only have mail left
@@ -75,7 +79,6 @@ struct Shown {
     status: DomainStatus,
     accounts: Vec<String>,
     hold_for: Option<String>,
-    max_queue_size: Option<u64>,
     /// File and line.
     place: Option<String>,
 }
@@ -106,6 +109,7 @@ impl Add {
             name: self.name,
             hold_for: self.hold_for,
             max_queue_size: self.max_queue_size,
+            max_queue_messages: self.max_queue_messages,
         };
         let fragments = Fragments::beside(&call.config_path, &config.data_dir);
         let file = fragments
@@ -228,7 +232,6 @@ fn all(config: RelayConfig) -> Result<Vec<Shown>, Failure> {
         Shown {
             accounts: accounts.map(|account| account.name.clone()).collect(),
             hold_for: domain.map(|domain| show_duration(domain.hold_for)),
-            max_queue_size: domain.map(|domain| domain.max_queue_size),
             place: domain.map(|domain| domain.place.to_string()),
             status,
         }
@@ -239,10 +242,17 @@ fn all(config: RelayConfig) -> Result<Vec<Shown>, Failure> {
 fn describe(shown: &Shown, now: Timestamp) -> String {
     let total = &shown.status.total;
     let mut lines = vec![("domain", total.domain.to_string())];
-    match (&shown.hold_for, shown.max_queue_size, &shown.place) {
-        (Some(hold_for), Some(max_queue_size), Some(place)) => lines.extend([
+    let quota = shown
+        .status
+        .max_queue_size
+        .zip(shown.status.max_queue_messages);
+    match (&shown.hold_for, quota, &shown.place) {
+        (Some(hold_for), Some((octets, messages)), Some(place)) => lines.extend([
             ("hold for", hold_for.clone()),
-            ("max queue size", show_size(max_queue_size)),
+            (
+                "max queue",
+                format!("{}, {messages} messages", show_size(octets)),
+            ),
             ("configured in", place.clone()),
         ]),
         _ => lines.push((

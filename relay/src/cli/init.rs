@@ -191,6 +191,7 @@ fn add_domains(config_path: &Path, domains: &[Domain]) -> Result<(), Failure> {
             name: name.clone(),
             hold_for: None,
             max_queue_size: None,
+            max_queue_messages: None,
         };
         Fragments::beside(config_path, &config.data_dir)
             .add_domain(&config, &new)

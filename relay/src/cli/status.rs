@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use atrn_relay::activity::{AccountActivity, LastPull, PullResult, SessionCounts, Snapshot};
 use atrn_relay::control::{Client, DomainStatus, Reply, Request, Status};
+use atrn_relay::queue::Room;
 use atrn_shared::cli::{Failure, Table, size};
 use clap::Args;
 use jiff::Timestamp;
@@ -62,7 +63,22 @@ fn complaints(status: &Status, now: Timestamp, max_age: Duration) -> Vec<String>
         let error = error.replace('\n', "; ");
         complaints.push(format!("the relay refuses its changed files: {error}"));
     }
-    for DomainStatus { total, .. } in &status.domains {
+    if let Some(disk) = status.disk.filter(|disk| disk.room == Room::Full) {
+        complaints.push(format!(
+            "new mail is refused: only {} of disk left",
+            size(disk.free)
+        ));
+    }
+    for domain in &status.domains {
+        let total = &domain.total;
+        if is_full(domain) {
+            complaints.push(format!(
+                "{}: new mail is refused: {} in {} wait, as much as its quota allows",
+                total.domain,
+                size(total.bytes),
+                counted(total.messages, "message", "messages")
+            ));
+        }
         if let Some(oldest) = total
             .oldest
             .filter(|oldest| elapsed(*oldest, now) > max_age)
@@ -143,6 +159,13 @@ fn describe_activity(status: &Status, activity: &Snapshot, pid: u32, now: Timest
             )
         ),
     ];
+    if let Some(disk) = status.disk {
+        lines.push(format!(
+            "disk      {} free{}",
+            size(disk.free),
+            room(disk.room)
+        ));
+    }
     if let Some(loaded_at) = activity.configuration.loaded_at {
         lines.push(format!("files     reloaded {} ago", since(loaded_at, now)));
     }
@@ -155,6 +178,29 @@ fn describe_activity(status: &Status, activity: &Snapshot, pid: u32, now: Timest
     lines.join("\n") + "\n"
 }
 
+fn room(room: Room) -> &'static str {
+    match room {
+        Room::Ample => "",
+        Room::Low => ", getting full",
+        Room::Full => ", too little: new mail is refused",
+    }
+}
+
+/// What of its quota a domain has used, by octets or messages, whichever is more.
+fn used(status: &DomainStatus) -> Option<u64> {
+    let share = |part: u64, whole: u64| {
+        let percent = u128::from(part) * 100 / u128::from(whole.max(1));
+        u64::try_from(percent).unwrap_or(u64::MAX)
+    };
+    let by_size = share(status.total.bytes, status.max_queue_size?);
+    let by_number = share(status.total.messages, status.max_queue_messages?);
+    Some(by_size.max(by_number))
+}
+
+fn is_full(status: &DomainStatus) -> bool {
+    used(status).is_some_and(|percent| percent >= 100)
+}
+
 pub(super) fn domains_table(domains: &[DomainStatus], now: Timestamp) -> Table {
     let mut table = Table::new(&[
         "domain",
@@ -164,10 +210,14 @@ pub(super) fn domains_table(domains: &[DomainStatus], now: Timestamp) -> Table {
         ">failed",
         ">expired",
         ">size",
+        ">quota",
         ">oldest",
         "",
     ]);
-    for DomainStatus { configured, total } in domains {
+    for domain in domains {
+        let DomainStatus {
+            configured, total, ..
+        } = domain;
         let numbers = [
             total.queued,
             total.deferred,
@@ -178,6 +228,7 @@ pub(super) fn domains_table(domains: &[DomainStatus], now: Timestamp) -> Table {
         let mut row = vec![total.domain.to_string()];
         row.extend(numbers.iter().map(ToString::to_string));
         row.push(size(total.bytes));
+        row.push(used(domain).map_or_else(|| "-".to_owned(), |percent| format!("{percent}%")));
         row.push(
             total
                 .oldest

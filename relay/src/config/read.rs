@@ -13,8 +13,9 @@ use atrn_shared::tls::SpkiPin;
 use ipnet::IpNet;
 
 use super::{
-    AccountConfig, DATA_DIR_DEFAULT, DomainConfig, HOLD_FOR_DEFAULT, MAX_QUEUE_SIZE_DEFAULT,
-    OdmrConfig, OdmrTls, Recipients, RelayConfig, Reports, SmtpConfig, TlsFiles, is_account_name,
+    AccountConfig, DATA_DIR_DEFAULT, DomainConfig, HOLD_FOR_DEFAULT, MAX_QUEUE_MESSAGES_DEFAULT,
+    MAX_QUEUE_SIZE_DEFAULT, OdmrConfig, OdmrTls, Recipients, RelayConfig, Reports, SmtpConfig,
+    TlsFiles, is_account_name,
 };
 
 impl Configuration for RelayConfig {
@@ -178,15 +179,16 @@ fn read_domain(section: &Section<'_>) -> Option<DomainConfig> {
     let max_queue_size = section.or("max_queue_size", MAX_QUEUE_SIZE_DEFAULT, |value| {
         value.size(&(0..=u64::MAX))
     });
+    let max_queue_messages =
+        section.or("max_queue_messages", MAX_QUEUE_MESSAGES_DEFAULT, |value| {
+            value.integer(&(1..=u32::MAX)).map(u64::from)
+        });
     let recipients = section.or("recipients", Recipients::Any, |value| {
         value.word(&RECIPIENTS)
     });
     let reports = section.or("reports", Reports::VerifiedSender, |value| {
         value.word(&REPORTS)
     });
-    if section.has("max_queue_size") {
-        section.warn("max_queue_size", NOT_AVAILABLE);
-    }
     if recipients != Recipients::Any {
         section.warn(
             "recipients",
@@ -203,6 +205,7 @@ fn read_domain(section: &Section<'_>) -> Option<DomainConfig> {
         name: name?,
         hold_for,
         max_queue_size,
+        max_queue_messages,
         recipients,
         reports,
         place: section.place("name"),

@@ -98,7 +98,6 @@ fn what_has_no_effect_is_said() {
         ("[dns]\nservers = [\"192.0.2.1:53\"]", vec![ignored("dns", 9)]),
         ("[smtp]\nproxy_protocol = [\"192.0.2.0/24\"]", vec![ignored("proxy_protocol", 10)]),
         ("[smtp]\nproxy_protocol = []", vec![]),
-        ("max_queue_size = \"1GB\"", vec![ignored("max_queue_size", 9)]),
         ("reports = \"none\"", vec![]),
         (
             "recipients = \"pushed\"",

@@ -266,9 +266,9 @@ async fn reload(context: &Context) -> Result<Reply, End> {
 }
 
 async fn status(context: &Context) -> Result<Status, End> {
-    let (totals, leased) = match &context.store {
-        Some(store) => (store.totals().await?, store.leased()),
-        None => (Vec::new(), 0),
+    let (totals, leased, disk) = match &context.store {
+        Some(store) => (store.totals().await?, store.leased(), store.disk()),
+        None => (Vec::new(), 0, None),
     };
     let config = context.config();
     let daemon = context.daemon.as_ref().ok();
@@ -286,6 +286,7 @@ async fn status(context: &Context) -> Result<Status, End> {
         pid: daemon.map(|_| std::process::id()),
         activity: daemon.map(|daemon| daemon.activity.snapshot()),
         leased: leased as u64,
+        disk,
         accounts: accounts.collect(),
         domains: domains(&config, totals),
     })
@@ -300,9 +301,14 @@ fn domains(config: &RelayConfig, mut totals: Vec<DomainTotal>) -> Vec<DomainStat
     let without_mail = names.filter(|name| !known.contains(*name)).map(no_mail);
     totals.extend(without_mail);
     totals.sort_by(|left, right| left.domain.cmp(&right.domain));
-    let status = totals.into_iter().map(|total| DomainStatus {
-        configured: config.domain(&total.domain).is_some(),
-        total,
+    let status = totals.into_iter().map(|total| {
+        let domain = config.domain(&total.domain);
+        DomainStatus {
+            configured: domain.is_some(),
+            max_queue_size: domain.map(|domain| domain.max_queue_size),
+            max_queue_messages: domain.map(|domain| domain.max_queue_messages),
+            total,
+        }
     });
     status.collect()
 }

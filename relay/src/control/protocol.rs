@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::activity::{AccountActivity, ConfigurationState, Snapshot};
 use crate::queue::{
-    Action, Changed, DomainTotal, Filter, Item, Message, QueueId, Selection, StatsBy, StatsRow,
+    Action, Changed, Disk, DomainTotal, Filter, Item, Message, QueueId, Selection, StatsBy,
+    StatsRow,
 };
 
 /// The version of this protocol. Command line and daemon are installed together, but one of them may not have been
@@ -128,6 +129,8 @@ pub struct Status {
     pub activity: Option<Snapshot>,
     /// Deliveries that sessions hold.
     pub leased: u64,
+    /// The disk under the queue; `None` where it does not say, or there is no queue yet.
+    pub disk: Option<Disk>,
     /// Every domain that is configured or has mail.
     pub domains: Vec<DomainStatus>,
     /// Every configured account.
@@ -139,6 +142,10 @@ pub struct Status {
 pub struct DomainStatus {
     /// Whether new mail is accepted for it.
     pub configured: bool,
+    /// Octets that are held for it at most.
+    pub max_queue_size: Option<u64>,
+    /// Messages that are held for it at most.
+    pub max_queue_messages: Option<u64>,
     /// What is in the queue.
     #[serde(flatten)]
     pub total: DomainTotal,

@@ -3,7 +3,8 @@
 use atrn_shared::smtp::address::{Domain, ForwardPath};
 use atrn_shared::smtp::reply::Reply;
 
-use crate::config::RelayConfig;
+use crate::config::{DomainConfig, RelayConfig};
+use crate::queue::Found;
 
 /// The configured domain that mail for this recipient is held for.
 ///
@@ -31,6 +32,23 @@ pub(crate) fn recipient(config: &RelayConfig, path: &ForwardPath) -> Result<Doma
                 .ok_or_else(denied)
         }
     }
+}
+
+/// Whether a domain that has so much in the queue may get a message of so many octets more.
+///
+/// # Errors
+/// The refusal: the sender keeps the message and comes back.
+pub(crate) fn room(domain: &DomainConfig, held: Found, octets: u64) -> Result<(), Reply> {
+    let fits = held.bytes.saturating_add(octets) <= domain.max_queue_size
+        && held.messages < domain.max_queue_messages;
+    let refusal = || {
+        Reply::new(
+            452,
+            "4.2.2",
+            "Too much mail waits for this domain, try again later",
+        )
+    };
+    fits.then_some(()).ok_or_else(refusal)
 }
 
 fn postmaster_domain(config: &RelayConfig) -> Option<Domain> {
@@ -74,6 +92,28 @@ mod tests {
             ("postmaster@c.example", Err(550)),
         ] {
             assert_eq!(decide(path), expected.map(str::to_owned), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_domain_holds_so_much_and_no_more() {
+        let config = config(
+            "hostname = \"mx.example\"\n[[domain]]\nname = \"a.example\"\nmax_queue_size = \"1000B\"\nmax_queue_messages = 3\n",
+        );
+        for (messages, bytes, octets, fits) in [
+            (0, 0, 0, true),
+            (0, 0, 1_000, true),
+            (0, 0, 1_001, false),
+            (2, 990, 10, true),
+            (2, 990, 11, false),
+            (3, 0, 0, false),
+            (0, 1_001, 0, false),
+            (0, 0, u64::MAX, false),
+        ] {
+            let held = Found { messages, bytes };
+            let answer = room(&config.domains[0], held, octets);
+            assert_eq!(answer.is_ok(), fits, "{messages} {bytes} {octets}");
+            assert!(answer.err().is_none_or(|reply| reply.code() == 452));
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atrn_shared::log;
-use atrn_shared::smtp::address::{ForwardPath, ReversePath};
+use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::extension::Extensions;
 use atrn_shared::smtp::pace;
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
@@ -20,7 +20,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::{debug, error, info};
 
 use super::{Edge, policy};
-use crate::queue::{BodyWriter, Envelope, Recipient, SessionId, StoreError};
+use crate::config::RelayConfig;
+use crate::queue::{BodyWriter, Envelope, Recipient, SessionId, Store, StoreError};
 use crate::session_id;
 use crate::settings::Settings;
 
@@ -233,7 +234,13 @@ impl Session<'_> {
         let Some(message) = &mut self.message else {
             return;
         };
-        match policy::recipient(&self.settings.config, &forward_path) {
+        let config = &self.settings.config;
+        let octets = message.envelope.mail_parameters.size.unwrap_or(0);
+        let domain = policy::recipient(config, &forward_path).and_then(|domain| {
+            room(&self.edge.store, config, &domain, octets)?;
+            Ok(domain)
+        });
+        match domain {
             Ok(domain) => {
                 message.envelope.recipients.push(Recipient {
                     forward_path,
@@ -246,8 +253,11 @@ impl Session<'_> {
                 let recipient = forward_path.to_string();
                 info!(session = %self.id, peer = %self.peer, forward_path = %log::peer(&recipient), %reply, "recipient refused");
                 self.edge.activity.refused(reply.code());
+                let is_error = reply.is_permanent();
                 self.server.answer(reply);
-                self.server.count_error();
+                if is_error {
+                    self.server.count_error();
+                }
             }
         }
     }
@@ -292,6 +302,11 @@ impl Session<'_> {
         let (size, queue_id) = (body.len(), body.id());
         let recipients = envelope.recipients.len();
         let reverse_path = envelope.reverse_path.to_string();
+        if let Err(reply) = self.room_for(&envelope, size) {
+            info!(session = %self.id, peer = %self.peer, size, %reply, "refused");
+            self.edge.activity.refused(reply.code());
+            return self.server.answer(reply);
+        }
         let accepted = match failure {
             Some(error) => Err(error),
             None => self.edge.store.accept(envelope, body).await,
@@ -314,6 +329,15 @@ impl Session<'_> {
             }
         };
         self.server.answer(reply);
+    }
+
+    /// Asked once more when the size is known: many senders together, or one that did not say how much comes, must
+    /// not fill what the quota keeps free.
+    fn room_for(&self, envelope: &Envelope, octets: u64) -> Result<(), Reply> {
+        let mut domains: Vec<_> = envelope.recipients.iter().map(|to| &to.domain).collect();
+        domains.dedup();
+        let mut domains = domains.into_iter();
+        domains.try_for_each(|domain| room(&self.edge.store, &self.settings.config, domain, octets))
     }
 
     /// Says why the session ends, where the client can still hear it.
@@ -347,6 +371,13 @@ impl Message {
         if self.failure.is_none() {
             self.failure = body.write(part).await.err();
         }
+    }
+}
+
+fn room(store: &Store, config: &RelayConfig, domain: &Domain, octets: u64) -> Result<(), Reply> {
+    match config.domain(domain) {
+        Some(config) => policy::room(config, store.amount(domain), octets),
+        None => Ok(()),
     }
 }
 

@@ -34,7 +34,6 @@ use rusqlite::Connection;
 use self::body::{Body, Spool};
 use self::envelope::Place;
 use self::lease::Held;
-use self::space::Room;
 use self::sqlite::keeper::{self, Chore};
 use self::sqlite::writer::{Accept, Now, Settle, Verdict, Writer};
 use self::sqlite::{Shared, reader};
@@ -50,6 +49,7 @@ pub use self::query::{
     AGE_MINUTES, Changed, DomainTotal, Filter, Found, Item, Message, MessageDelivery,
     PAGE_DELIVERIES, RecipientDetail, Seized, Selection, StatsBy, StatsRow,
 };
+pub use self::space::{Disk, Room};
 
 /// Content that a claim brings along, so that small mail needs no second look into the database.
 const CLAIM_OCTETS_MAX: usize = 1024 * 1024;
@@ -131,6 +131,12 @@ impl Store {
     pub fn has_room(&self, octets: u64) -> bool {
         let small = octets <= INLINE_BYTES as u64;
         small || self.shared.spool().space().room(octets, 0) != Room::Full
+    }
+
+    /// The disk under the queue, if its file system says how full it is.
+    #[must_use]
+    pub fn disk(&self) -> Option<Disk> {
+        self.shared.spool().space().disk()
     }
 
     /// Takes a message. When this returns an id the message is durable, and only then (R5321-15).

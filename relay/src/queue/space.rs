@@ -6,6 +6,8 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// Kept for settling: one commit of the largest kind in the log, and once more in the database.
 const RESERVE_OCTETS: u64 = 24 * 1024 * 1024;
 /// From here on down the log is written into the database after each commit, so that it stays short.
@@ -20,8 +22,9 @@ pub(super) struct Space {
 }
 
 /// What the room there is allows.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Room {
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Room {
     /// Anything.
     Ample,
     /// Anything, but the log must be kept short.
@@ -30,7 +33,22 @@ pub(super) enum Room {
     Full,
 }
 
+/// The disk under the queue.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Disk {
+    /// Octets that are free.
+    pub free: u64,
+    /// What they allow.
+    pub room: Room,
+}
+
 impl Space {
+    pub(super) fn disk(&self) -> Option<Disk> {
+        let free = self.free()?;
+        let room = room(free, 0, 0);
+        Some(Disk { free, room })
+    }
+
     pub(super) fn of(path: PathBuf) -> Self {
         Self {
             path,

@@ -154,3 +154,47 @@ async fn a_content_file_that_is_cut_short_is_reported_and_never_sent() {
         Err(StoreError::Damaged(_))
     ));
 }
+
+#[tokio::test]
+async fn damaged_content_is_found_when_it_is_read_for_the_puller() {
+    for octets in [100, INLINE_BYTES + 1, 1_000_000] {
+        let world = World::new();
+        let content = pattern(octets);
+        let id = world.accept_content(&["user@a.example"], &content).await;
+        let sound = world.accept(&["user@a.example"]).await;
+        let mut damaged = content.clone();
+        damaged[octets / 2] ^= 1;
+        match world.spool_files().first() {
+            Some(file) => std::fs::write(file, &damaged).unwrap(),
+            None => {
+                let update = "UPDATE body SET content = ?1 WHERE message = ?2";
+                world.database().execute(update, (&damaged, id.0)).unwrap();
+            }
+        }
+        let leases = world.claim(SESSION, &["a.example"], 2).await;
+        let error = leases[0].content().await.unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Damaged(text) if text.contains(&id.to_string())),
+            "{error}"
+        );
+        assert!(leases[1].content().await.is_ok(), "{sound}");
+        let shown = world.store.content(id).await.unwrap().unwrap();
+        assert_eq!(read(shown).await, damaged, "an admin sees what is left");
+    }
+}
+
+#[tokio::test]
+async fn content_of_a_version_without_checksums_is_read_as_it_is() {
+    for octets in [100, INLINE_BYTES + 1] {
+        let world = World::new();
+        world
+            .accept_content(&["user@a.example"], &pattern(octets))
+            .await;
+        world
+            .database()
+            .execute("UPDATE message SET checksum = NULL", [])
+            .unwrap();
+        let lease = world.claim(SESSION, &["a.example"], 1).await.pop().unwrap();
+        assert_eq!(read(lease.content().await.unwrap()).await, pattern(octets));
+    }
+}

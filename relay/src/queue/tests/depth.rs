@@ -60,7 +60,7 @@ fn claims_pages_totals_and_the_check_at_start_cost_the_same_at_any_depth() {
     let claim = |shared: &Shared, connection: &Connection| {
         let claim = shared.leases.claim();
         let places = [(1, State::Queued), (1, State::Deferred), (2, State::Queued)];
-        let keys = reader::candidates(connection, &claim, &places, 20, Timestamp::now());
+        let keys = reader::candidates(connection, &claim, &places, 20, shared.clock.now());
         assert_eq!(keys.unwrap().len(), 20);
     };
     let totals = |shared: &Shared, connection: &Connection| {

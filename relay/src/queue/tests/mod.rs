@@ -1,6 +1,7 @@
 //! What the queue promises, on a real database in a temporary directory.
 
 mod admin;
+mod ageing;
 mod content;
 mod depth;
 mod flow;
@@ -99,6 +100,19 @@ impl World {
     /// A second connection, to look at what no query of the store shows.
     fn database(&self) -> Connection {
         Connection::open(self.directory.path().join("queue.db")).unwrap()
+    }
+
+    /// Everything that is in the queue was accepted so much earlier, by both clocks.
+    fn make_older(&self, by: Duration) {
+        let update =
+            "UPDATE message SET held_since = held_since - ?1, received_at = received_at - ?1";
+        self.alter(update, by);
+        self.alter("UPDATE delivery SET since = max(since - ?1, 0)", by);
+    }
+
+    fn alter(&self, update: &str, by: Duration) {
+        let millis = i64::try_from(by.as_millis()).unwrap();
+        self.database().execute(update, [millis]).unwrap();
     }
 
     fn rows(&self, table: &str) -> i64 {

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use atrn_shared::steady::Moment;
+
 use super::*;
 use crate::queue::body::Body;
 use crate::queue::sqlite::{open_writer, reopen_writer};
@@ -27,6 +29,8 @@ fn message(id: QueueId) -> Accept {
         parameters: String::new(),
         flags: 0,
         size: 1,
+        checksum: crc32fast::hash(b"x"),
+        held_since: Moment::from_millis(1),
         deliveries: sqlite::by_domain(&envelope("", &["user@a.example"]).recipients),
         body: Body::Inline(b"x".to_vec()),
     }
