@@ -1,0 +1,300 @@
+//! The journal's database: made, checked, opened again after a failure; looked up and written.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use atrn_shared::smtp::parameter::DeliveryId;
+use atrn_shared::steady::{Mark, Moment, SteadyClock};
+use jiff::Timestamp;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
+use rusqlite_migration::{Error, M, Migrations};
+use serde::Serialize;
+
+use super::{KEEP, OpenError};
+
+/// "atrj" in the header of the file: opening somebody else's database must not add tables to it.
+const APPLICATION_ID: i64 = 0x6174_726a;
+/// Up to this size every page is checked at start; some milliseconds.
+const WHOLE_CHECK_BYTES: i64 = 8 * 1024 * 1024;
+/// Another process that writes or begins the log anew is done by then.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Only ever appended to.
+const STEPS: &[M<'static>] = &[M::up(include_str!("schema.sql"))];
+/// Both ends of each tree, and with them the way down to the leaves.
+const ENDS: [&str; 3] = [
+    "SELECT (SELECT min(key) FROM taken), (SELECT max(key) FROM taken)",
+    "SELECT (SELECT min(id) FROM taken), (SELECT max(id) FROM taken)",
+    "SELECT steady FROM clock",
+];
+
+/// A database that was opened for writing, and the clock that it brought.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    pub(super) clock: SteadyClock,
+}
+
+/// What the journal says of an id that it has.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Found {
+    Recipients(BTreeSet<String>),
+    Whole,
+}
+
+/// What a journal holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct Summary {
+    /// Delivery ids, give or take the few that were taken in several parts.
+    pub entries: u64,
+    /// When the oldest was added.
+    pub oldest_at: Option<Timestamp>,
+}
+
+/// Opens the database, makes it if need be, and verifies that commits are durable. One process at a time.
+pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
+    let sqlite = |error| OpenError::sqlite(path, error);
+    let mut connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE).map_err(sqlite)?;
+    recognise(&connection, path)?;
+    configure(&connection).map_err(sqlite)?;
+    migrate(&mut connection, path)?;
+    check(&connection, path)?;
+    let clock = clock(&connection).map_err(sqlite)?;
+    Ok(Opened { connection, clock })
+}
+
+/// Opens it again after a commit failed, in a state that may be trusted.
+///
+/// After a failed fsync the kernel may call pages clean that never reached the disk. The log must not go on behind
+/// such pages: a later power failure would cut it there, and entries behind the cut would be lost. So the log is
+/// written into the database and begun anew.
+pub(super) fn reopen(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = connect(path, OpenFlags::empty())?;
+    configure(&connection)?;
+    let busy: i64 =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy != 0 {
+        let text = "the log is in use and cannot be begun anew".to_owned();
+        return Err(failure(rusqlite::ffi::SQLITE_BUSY, text));
+    }
+    Ok(connection)
+}
+
+/// For look-ups.
+pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = connect(path, OpenFlags::empty())?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
+/// What is in it, without making or migrating anything; `None` where there is none.
+pub(super) fn examine(path: &Path) -> Result<Option<Summary>, OpenError> {
+    if !path
+        .try_exists()
+        .map_err(|source| OpenError::io(path, source))?
+    {
+        return Ok(None);
+    }
+    let sqlite = |error| OpenError::sqlite(path, error);
+    let connection = reader(path).map_err(sqlite)?;
+    recognise(&connection, path)?;
+    let tables = "SELECT count(*) FROM sqlite_schema";
+    let tables: i64 = connection
+        .query_row(tables, [], |row| row.get(0))
+        .map_err(sqlite)?;
+    if tables == 0 {
+        // Somebody makes it just now.
+        return Ok(None);
+    }
+    check(&connection, path)?;
+    summary(&connection).map(Some).map_err(sqlite)
+}
+
+fn summary(connection: &Connection) -> rusqlite::Result<Summary> {
+    let clock = clock(connection)?;
+    // Keys are given in order and taken from the beginning: to count them would cost more with each.
+    let ends = "SELECT (SELECT min(key) FROM taken), (SELECT max(key) FROM taken),
+                       (SELECT at FROM taken ORDER BY key LIMIT 1)";
+    connection.query_row(ends, [], |row| {
+        let ends: (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
+        let entries = match ends {
+            (Some(first), Some(last)) => last.abs_diff(first) + 1,
+            _ => 0,
+        };
+        let at: Option<i64> = row.get(2)?;
+        let oldest_at = at.map(|at| clock.on_wall(Moment::from_millis(at), Timestamp::now()));
+        Ok(Summary { entries, oldest_at })
+    })
+}
+
+fn connect(path: &Path, more: OpenFlags) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(connection)
+}
+
+/// Refuses a database that is not for us, before anything is written into it.
+fn recognise(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let sqlite = |error| OpenError::sqlite(path, error);
+    let number = |query| -> Result<i64, OpenError> {
+        let value = connection.query_row(query, [], |row| row.get(0));
+        value.map_err(sqlite)
+    };
+    let is_ours = number("PRAGMA application_id")? == APPLICATION_ID;
+    if !is_ours && number("SELECT count(*) FROM sqlite_schema")? > 0 {
+        return Err(OpenError::damaged(path, "made by another program"));
+    }
+    if number("PRAGMA user_version")? > STEPS.len() as i64 {
+        let path = path.to_owned();
+        return Err(OpenError::Newer { path });
+    }
+    Ok(())
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // A setting that did not take would break the promise behind every `250`, silently.
+    let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+    let synchronous: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
+    if mode == "wal" && synchronous == 2 {
+        return Ok(());
+    }
+    let text =
+        format!("journal_mode is {mode}, synchronous {synchronous}: not a local file system?");
+    Err(failure(rusqlite::ffi::SQLITE_PROTOCOL, text))
+}
+
+fn failure(code: i32, text: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(text))
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let sqlite = |error| OpenError::sqlite(path, error);
+    connection
+        .pragma_update(None, "application_id", APPLICATION_ID)
+        .map_err(sqlite)?;
+    let migrated = Migrations::from_slice(STEPS).to_latest(connection);
+    migrated.map_err(|error| match error {
+        Error::RusqliteError { err, .. } => sqlite(err),
+        other => OpenError::damaged(path, other.to_string()),
+    })?;
+    let mark = SteadyClock::begin(Timestamp::now()).mark(Timestamp::now());
+    let first = "INSERT OR IGNORE INTO clock (key, steady, wall) VALUES (1, ?1, ?2)";
+    let begun = connection.execute(first, params![mark.steady.millis(), mark.wall]);
+    begun.map(drop).map_err(sqlite)
+}
+
+/// Refuses what is visibly damaged; nothing is repaired.
+fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let damaged = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(ErrorCode::Unknown) | None => OpenError::damaged(path, error.to_string()),
+        Some(_) => OpenError::sqlite(path, error),
+    };
+    for query in ENDS {
+        connection
+            .query_row(query, [], |_| Ok(()))
+            .map_err(damaged)?;
+    }
+    let size = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+    let size: i64 = connection
+        .query_row(size, [], |row| row.get(0))
+        .map_err(damaged)?;
+    if size > WHOLE_CHECK_BYTES {
+        return Ok(());
+    }
+    let found: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(damaged)?;
+    match found.as_str() {
+        "ok" => Ok(()),
+        found => Err(OpenError::damaged(path, found)),
+    }
+}
+
+fn clock(connection: &Connection) -> rusqlite::Result<SteadyClock> {
+    let mark = connection.query_row("SELECT steady, wall FROM clock", [], |row| {
+        Ok(Mark {
+            steady: Moment::from_millis(row.get(0)?),
+            wall: row.get(1)?,
+        })
+    })?;
+    Ok(SteadyClock::resume(mark, Timestamp::now()))
+}
+
+/// What is known of an id.
+pub(super) fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Found>> {
+    let mut statement = connection.prepare_cached("SELECT recipients FROM taken WHERE id = ?1")?;
+    let found = statement.query_row([id], |row| row.get::<_, Option<String>>(0));
+    let Some(recipients) = found.optional()? else {
+        return Ok(None);
+    };
+    let Some(text) = recipients else {
+        return Ok(Some(Found::Whole));
+    };
+    let recipients = serde_json::from_str(&text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
+    })?;
+    Ok(Some(Found::Recipients(recipients)))
+}
+
+/// A transaction on the journal.
+pub(super) struct Change<'c> {
+    connection: &'c Connection,
+    now: Moment,
+}
+
+impl<'c> Change<'c> {
+    pub(super) fn begin(connection: &'c Connection, now: Moment) -> rusqlite::Result<Self> {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(Self { connection, now })
+    }
+
+    /// An id that was taken in part before moves to the end, with its age.
+    pub(super) fn add(
+        &self,
+        id: &DeliveryId,
+        recipients: Option<&BTreeSet<String>>,
+    ) -> rusqlite::Result<()> {
+        let recipients = recipients.map(serde_json::to_string).transpose();
+        let recipients =
+            recipients.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        let add = "INSERT OR REPLACE INTO taken (id, at, recipients) VALUES (?1, ?2, ?3)";
+        let mut statement = self.connection.prepare_cached(add)?;
+        statement.execute(params![id.as_str(), self.now.millis(), recipients])?;
+        Ok(())
+    }
+
+    /// Removes entries that are old enough, from the oldest on and not more than so many; how many it was.
+    pub(super) fn prune(&self, at_most: usize) -> rusqlite::Result<usize> {
+        let prune = "DELETE FROM taken WHERE at < ?1
+                     AND key IN (SELECT key FROM taken ORDER BY key LIMIT ?2)";
+        let mut statement = self.connection.prepare_cached(prune)?;
+        statement.execute(params![self.now.before(KEEP).millis(), at_most as i64])
+    }
+
+    /// Stores where the clock stands. It is that of several processes, and never goes back.
+    pub(super) fn mark(&self, mark: Mark) -> rusqlite::Result<()> {
+        let set = "UPDATE clock SET steady = max(steady, ?1), wall = ?2";
+        let mut statement = self.connection.prepare_cached(set)?;
+        statement.execute(params![mark.steady.millis(), mark.wall])?;
+        Ok(())
+    }
+
+    pub(super) fn commit(self) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_migrations_hold_together() {
+        assert_eq!(Migrations::from_slice(STEPS).validate(), Ok(()));
+    }
+}

@@ -1,0 +1,306 @@
+//! The journal as sessions and processes use it. Another handle on the same directory is to the kernel and to SQLite
+//! what another process is.
+
+use std::fs::{self, File};
+use std::io::{Seek as _, SeekFrom, Write as _};
+
+use atrn_shared::cli::{ExitCode, Failure};
+use tempfile::TempDir;
+
+use super::*;
+
+fn id(number: usize) -> DeliveryId {
+    format!("1M7ZMM9TH00.{number}.0A1B2C").parse().unwrap()
+}
+
+fn path(address: &str) -> ForwardPath {
+    ForwardPath::from_address(address).unwrap()
+}
+
+async fn claim(journal: &Journal, id: &DeliveryId) -> Claim {
+    match journal.begin(id).await.unwrap() {
+        Begun::Fresh(claim) => claim,
+        begun => panic!("{id}: {begun:?}"),
+    }
+}
+
+async fn word(journal: &Journal, id: &DeliveryId) -> &'static str {
+    match journal.begin(id).await.unwrap() {
+        Begun::Fresh(_) => "fresh",
+        Begun::InHand => "in hand",
+        Begun::Taken => "taken",
+    }
+}
+
+// covers: R-DUP
+#[tokio::test]
+async fn what_was_taken_is_known_for_ever_after() {
+    let folder = TempDir::new().unwrap();
+    let journal = Journal::open(folder.path()).unwrap();
+    assert_eq!(word(&journal, &id(1)).await, "fresh");
+    claim(&journal, &id(1))
+        .await
+        .commit(Taken::Whole)
+        .await
+        .unwrap();
+    drop(claim(&journal, &id(2)).await);
+    for journal in [journal.clone(), Journal::open(folder.path()).unwrap()] {
+        assert_eq!(word(&journal, &id(1)).await, "taken");
+        assert_eq!(word(&journal, &id(2)).await, "fresh");
+    }
+    journal.close();
+    assert!(matches!(
+        claim(&journal, &id(3)).await.commit(Taken::Whole).await,
+        Err(JournalError::Closed)
+    ));
+    let journal = Journal::open(folder.path()).unwrap();
+    assert_eq!(word(&journal, &id(1)).await, "taken");
+}
+
+// covers: R-DUP
+#[tokio::test]
+async fn a_delivery_taken_in_part_is_not_taken() {
+    let folder = TempDir::new().unwrap();
+    let journal = Journal::open(folder.path()).unwrap();
+    let [ann, bob, eve] = ["ann@example.org", "\"b b\"@example.org", "eve@example.org"].map(path);
+    let first = claim(&journal, &id(1)).await;
+    assert!(!first.was_taken_by(&ann));
+    first
+        .commit(Taken::Recipients(vec![ann.clone()]))
+        .await
+        .unwrap();
+    let second = claim(&journal, &id(1)).await;
+    assert!(second.was_taken_by(&ann) && !second.was_taken_by(&bob));
+    // What was known stays known.
+    second
+        .commit(Taken::Recipients(vec![bob.clone()]))
+        .await
+        .unwrap();
+    let third = claim(&journal, &id(1)).await;
+    assert!(third.was_taken_by(&ann) && third.was_taken_by(&bob) && !third.was_taken_by(&eve));
+    third.commit(Taken::Whole).await.unwrap();
+    assert_eq!(word(&journal, &id(1)).await, "taken");
+    let summary = Journal::examine(folder.path()).unwrap().unwrap();
+    assert_eq!(summary.entries, 1);
+}
+
+// covers: R-DUP
+#[tokio::test]
+async fn nobody_else_gets_a_delivery_in_hand() {
+    let folder = TempDir::new().unwrap();
+    let one = Journal::open(folder.path()).unwrap();
+    let other = Journal::open(folder.path()).unwrap();
+    let held = claim(&one, &id(1)).await;
+    assert_eq!(word(&one, &id(1)).await, "in hand");
+    assert_eq!(word(&other, &id(1)).await, "in hand");
+    assert_eq!(word(&other, &id(2)).await, "fresh");
+    // Who waits for the end of it sees the outcome.
+    let waiting = tokio::spawn(async move {
+        let begun = other.begin_within(&id(1), Duration::from_secs(60)).await;
+        matches!(begun, Ok(Begun::Taken))
+    });
+    tokio::task::yield_now().await;
+    held.commit(Taken::Whole).await.unwrap();
+    assert!(waiting.await.unwrap());
+}
+
+#[tokio::test]
+async fn patience_ends() {
+    let folder = TempDir::new().unwrap();
+    let journal = Journal::open(folder.path()).unwrap();
+    let _held = claim(&journal, &id(1)).await;
+    let begun = journal.begin_within(&id(1), Duration::ZERO).await;
+    assert!(matches!(begun, Ok(Begun::InHand)));
+}
+
+/// All that is under way goes into few commits, and who does not wait for his has made it all the same.
+// covers: R-DUP
+#[tokio::test]
+async fn a_commit_whose_future_is_dropped_is_made() {
+    let folder = TempDir::new().unwrap();
+    let journal = Journal::open(folder.path()).unwrap();
+    for number in 0..2_000 {
+        drop(claim(&journal, &id(number)).await.commit(Taken::Whole));
+    }
+    journal.close();
+    let journal = Journal::open(folder.path()).unwrap();
+    for number in 0..2_000 {
+        assert_eq!(word(&journal, &id(number)).await, "taken", "{number}");
+    }
+}
+
+/// Sets everything back: the entries that are there, and nothing else, get older.
+fn age(folder: &TempDir, by: Duration) {
+    let connection = Connection::open(folder.path().join(DATABASE)).unwrap();
+    let by = i64::try_from(by.as_millis()).unwrap();
+    let aged = connection.execute("UPDATE taken SET at = at - ?1", [by]);
+    aged.unwrap();
+}
+
+fn keys(folder: &TempDir) -> Vec<String> {
+    let connection = Connection::open(folder.path().join(DATABASE)).unwrap();
+    let mut statement = connection
+        .prepare("SELECT id FROM taken ORDER BY key")
+        .unwrap();
+    let ids = statement.query_map([], |row| row.get(0)).unwrap();
+    ids.map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn old_entries_go_a_few_with_each_commit() {
+    let folder = TempDir::new().unwrap();
+    let journal = Journal::open(folder.path()).unwrap();
+    for number in 0..10 {
+        claim(&journal, &id(number))
+            .await
+            .commit(Taken::Whole)
+            .await
+            .unwrap();
+    }
+    journal.close();
+    age(&folder, KEEP + Duration::from_secs(3600));
+    let journal = Journal::open(folder.path()).unwrap();
+    for (number, left) in [(10, 9), (11, 8), (12, 7), (13, 6), (14, 5)] {
+        claim(&journal, &id(number))
+            .await
+            .commit(Taken::Whole)
+            .await
+            .unwrap();
+        assert_eq!(keys(&folder).len(), left, "{number}");
+    }
+    claim(&journal, &id(15))
+        .await
+        .commit(Taken::Whole)
+        .await
+        .unwrap();
+    let expected: Vec<_> = (10..=15).map(|number| id(number).to_string()).collect();
+    assert_eq!(keys(&folder), expected);
+    journal.close();
+    age(&folder, KEEP - Duration::from_secs(3600));
+    let journal = Journal::open(folder.path()).unwrap();
+    claim(&journal, &id(16))
+        .await
+        .commit(Taken::Whole)
+        .await
+        .unwrap();
+    assert_eq!(keys(&folder).len(), 7);
+}
+
+/// Twenty years ahead and back: nothing is forgotten before its time.
+#[tokio::test]
+async fn a_jump_of_the_clock_makes_no_entry_old() {
+    let folder = TempDir::new().unwrap();
+    let years: i64 = 20 * 365 * 86_400_000;
+    for (number, jump) in [0, years, -years, years].into_iter().enumerate() {
+        let journal = Journal::open(folder.path()).unwrap();
+        claim(&journal, &id(number))
+            .await
+            .commit(Taken::Whole)
+            .await
+            .unwrap();
+        journal.close();
+        // As if this process had run while the clock was wrong.
+        let connection = Connection::open(folder.path().join(DATABASE)).unwrap();
+        connection
+            .execute("UPDATE clock SET wall = wall - ?1", [jump])
+            .unwrap();
+    }
+    assert_eq!(keys(&folder).len(), 4);
+}
+
+// covers: R-DUP
+#[tokio::test]
+async fn a_failed_commit_claims_nothing_and_is_made_up_for() {
+    let folder = TempDir::new().unwrap();
+    let journal = Journal::open(folder.path()).unwrap();
+    journal.ready().await.unwrap();
+    let rival = Connection::open(folder.path().join(DATABASE)).unwrap();
+    rival
+        .execute_batch(
+            "CREATE TRIGGER broken BEFORE INSERT ON taken BEGIN SELECT raise(ABORT, 'as if'); END",
+        )
+        .unwrap();
+    let error = claim(&journal, &id(1)).await.commit(Taken::Whole).await;
+    assert!(
+        matches!(error, Err(JournalError::Unavailable { .. })),
+        "{error:?}"
+    );
+    assert!(journal.ready().await.is_err());
+    // The message is inside: until that is written down, nobody gets it.
+    assert_eq!(word(&journal, &id(1)).await, "in hand");
+    rival.execute_batch("DROP TRIGGER broken").unwrap();
+    journal.ready().await.unwrap();
+    assert_eq!(word(&journal, &id(1)).await, "taken");
+}
+
+// covers: R-DUP
+#[tokio::test]
+async fn what_is_owed_is_tried_once_more_at_the_end() {
+    let folder = TempDir::new().unwrap();
+    let journal = Journal::open(folder.path()).unwrap();
+    let rival = Connection::open(folder.path().join(DATABASE)).unwrap();
+    rival
+        .execute_batch(
+            "CREATE TRIGGER broken BEFORE INSERT ON taken BEGIN SELECT raise(ABORT, 'as if'); END",
+        )
+        .unwrap();
+    let error = claim(&journal, &id(1)).await.commit(Taken::Whole).await;
+    error.unwrap_err();
+    rival.execute_batch("DROP TRIGGER broken").unwrap();
+    journal.close();
+    assert_eq!(keys(&folder), [id(1).to_string()]);
+}
+
+#[test]
+fn what_is_not_a_journal_is_refused_in_one_line() {
+    let made = |name: &str, make: &dyn Fn(&Path)| {
+        let folder = TempDir::new().unwrap();
+        make(&folder.path().join(DATABASE));
+        let failure = Failure::from(Journal::open(folder.path()).unwrap_err());
+        assert!(!failure.text.contains('\n'), "{name}: {failure}");
+        assert!(failure.text.contains(DATABASE), "{name}: {failure}");
+        (failure.text, failure.code)
+    };
+    let (text, code) = made("text", &|path| fs::write(path, "x".repeat(5_000)).unwrap());
+    assert!(text.contains("damaged or not a journal"), "{text}");
+    assert_eq!(code, ExitCode::Failed);
+    let (text, _) = made("foreign", &|path| {
+        let connection = Connection::open(path).unwrap();
+        connection.execute_batch("CREATE TABLE t (a)").unwrap();
+    });
+    assert!(text.contains("another program"), "{text}");
+    let (text, code) = made("newer", &|path| {
+        let folder = path.parent().unwrap();
+        Journal::open(folder).unwrap().close();
+        let connection = Connection::open(path).unwrap();
+        connection.execute_batch("PRAGMA user_version = 9").unwrap();
+    });
+    assert!(text.contains("newer version"), "{text}");
+    assert_eq!(code, ExitCode::Config);
+    let (text, _) = made("damaged", &|path| {
+        let folder = path.parent().unwrap();
+        Journal::open(folder).unwrap().close();
+        let mut file = File::options().write(true).open(path).unwrap();
+        // The pages behind the first: the trees.
+        file.seek(SeekFrom::Start(4096)).unwrap();
+        file.write_all(&[0xff; 8192]).unwrap();
+    });
+    assert!(text.contains("damaged"), "{text}");
+    let folder = TempDir::new().unwrap();
+    assert!(Journal::open(&folder.path().join("none")).is_err());
+    assert!(Journal::examine(folder.path()).unwrap().is_none());
+}
+
+#[test]
+fn two_processes_may_make_it_at_once() {
+    let folder = TempDir::new().unwrap();
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            let path = folder.path().to_owned();
+            std::thread::spawn(move || Journal::open(&path).map(|journal| journal.close()))
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap().unwrap();
+    }
+}

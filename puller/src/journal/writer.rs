@@ -1,0 +1,242 @@
+//! The one writer of a process: a thread that owns the writing connection and commits in groups.
+//!
+//! It takes all entries that wait into one transaction, commits, then tells everybody. A commit starts at once and
+//! takes what came while the last one ran: nobody waits for company. After a failed commit nothing is claimed: those
+//! who wait hear of it, the database is opened anew, and the entries stay owed, for their messages are inside. No more
+//! mail is asked for until they are written.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use atrn_shared::smtp::parameter::DeliveryId;
+use atrn_shared::steady::SteadyClock;
+use jiff::Timestamp;
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::JournalError;
+use super::database::{self, Change, Opened};
+use super::holds::Hold;
+
+/// Requests that may wait; a session has one at a time.
+const WAITING_MAX: usize = 1024;
+/// Old entries that a commit removes for each that it adds: more than one, so that the journal shrinks when there is
+/// less mail than there was, and bounded, so that no commit waits for it.
+const PRUNED_FOR_EACH: usize = 2;
+/// How often somebody looks for old entries while there are none.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+/// How often the clock's mark is stored. A process that is killed loses so much of the time that passed.
+const MARK_EVERY: Duration = Duration::from_secs(60);
+
+/// The way to the writer.
+#[derive(Debug)]
+pub(super) struct Writer {
+    requests: mpsc::Sender<Request>,
+    /// The last commit failed.
+    trouble: Arc<AtomicBool>,
+}
+
+/// A delivery that is inside. It stays in our hands until the entry is durable.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: DeliveryId,
+    /// `None`: everybody.
+    pub(super) recipients: Option<BTreeSet<String>>,
+    pub(super) hold: Hold,
+}
+
+type Answer = oneshot::Sender<Result<(), JournalError>>;
+
+#[derive(Debug)]
+enum Request {
+    Commit(Entry, Answer),
+    /// Write what is owed, or anything at all.
+    Ready(Answer),
+    Stop,
+}
+
+impl Writer {
+    pub(super) fn start(opened: Opened, path: PathBuf) -> io::Result<(Self, JoinHandle<()>)> {
+        let (requests, waiting) = mpsc::channel(WAITING_MAX);
+        let trouble = Arc::new(AtomicBool::new(false));
+        let now = Instant::now();
+        let group = Group {
+            connection: Some(opened.connection),
+            path,
+            clock: opened.clock,
+            waiting,
+            owed: Vec::new(),
+            trouble: Arc::clone(&trouble),
+            prune_at: now,
+            mark_at: now,
+        };
+        let builder = std::thread::Builder::new().name("journal-writer".to_owned());
+        let thread = builder.spawn(move || group.run())?;
+        Ok((Self { requests, trouble }, thread))
+    }
+
+    /// The entry is on its way when this returns.
+    pub(super) fn commit(
+        &self,
+        entry: Entry,
+    ) -> impl Future<Output = Result<(), JournalError>> + Send + use<> {
+        let (answer, wait) = oneshot::channel();
+        if let Err(TrySendError::Full(request)) =
+            self.requests.try_send(Request::Commit(entry, answer))
+        {
+            let requests = self.requests.clone();
+            tokio::spawn(async move { requests.send(request).await });
+        }
+        async move { wait.await.map_err(|_| JournalError::Closed)? }
+    }
+
+    pub(super) async fn ready(&self) -> Result<(), JournalError> {
+        if !self.trouble.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let (answer, wait) = oneshot::channel();
+        let sent = self.requests.send(Request::Ready(answer)).await;
+        sent.map_err(|_| JournalError::Closed)?;
+        wait.await.map_err(|_| JournalError::Closed)?
+    }
+
+    /// Lets the thread finish what waits, and end.
+    pub(super) fn stop(&self) {
+        while let Err(TrySendError::Full(_)) = self.requests.try_send(Request::Stop) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// The state of the thread.
+struct Group {
+    /// `None` after a failure that could not be mended yet.
+    connection: Option<Connection>,
+    path: PathBuf,
+    clock: SteadyClock,
+    waiting: mpsc::Receiver<Request>,
+    /// Entries whose commit failed.
+    owed: Vec<Entry>,
+    trouble: Arc<AtomicBool>,
+    prune_at: Instant,
+    mark_at: Instant,
+}
+
+impl Group {
+    fn run(mut self) {
+        while let Some(first) = self.waiting.blocking_recv() {
+            let mut answers = Vec::new();
+            let mut stop = self.sort(first, &mut answers);
+            while let Ok(next) = self.waiting.try_recv() {
+                stop |= self.sort(next, &mut answers);
+            }
+            if stop {
+                self.waiting.close();
+            }
+            if !answers.is_empty() {
+                self.write(answers);
+            }
+        }
+        if !self.owed.is_empty() {
+            self.write(Vec::new());
+        }
+    }
+
+    /// Puts a request where it belongs; whether it says that this is the end.
+    fn sort(&mut self, request: Request, answers: &mut Vec<Answer>) -> bool {
+        match request {
+            Request::Commit(entry, answer) => {
+                self.owed.push(entry);
+                answers.push(answer);
+            }
+            Request::Ready(answer) => answers.push(answer),
+            Request::Stop => return true,
+        }
+        false
+    }
+
+    /// One commit of all that is owed, and the answer to everybody who waits for it.
+    fn write(&mut self, answers: Vec<Answer>) {
+        let written = self.transaction();
+        if let Err(error) = &written {
+            tracing::error!(%error, entries = self.owed.len(), "the journal cannot be written; no more mail is taken until it can");
+        } else {
+            // Only now may others have these deliveries.
+            self.owed.clear();
+        }
+        let before = self.trouble.swap(written.is_err(), Ordering::Relaxed);
+        if before && written.is_ok() {
+            tracing::info!("the journal can be written again");
+        }
+        for answer in answers {
+            // Who is gone does not want to know.
+            let _ = answer.send(written.clone());
+        }
+    }
+
+    fn transaction(&mut self) -> Result<(), JournalError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => database::reopen(&self.path)
+                .map_err(|error| JournalError::sqlite("be opened again", &error))?,
+        };
+        match self.change(&connection) {
+            Ok(()) => {
+                self.connection = Some(connection);
+                Ok(())
+            }
+            Err(error) => {
+                self.give_up(connection, &error);
+                Err(JournalError::sqlite("be written", &error))
+            }
+        }
+    }
+
+    fn change(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let now = Instant::now();
+        let change = Change::begin(connection, self.clock.now())?;
+        for entry in &self.owed {
+            change.add(&entry.id, entry.recipients.as_ref())?;
+        }
+        let pruned = match now >= self.prune_at {
+            true => Some(change.prune(PRUNED_FOR_EACH * self.owed.len())?),
+            false => None,
+        };
+        // While there is trouble a commit must try the disk, whether there is something to say or not.
+        let is_due = now >= self.mark_at || self.owed.is_empty();
+        if is_due {
+            change.mark(self.clock.mark(Timestamp::now()))?;
+        }
+        change.commit()?;
+        if pruned == Some(0) {
+            self.prune_at = now + PRUNE_EVERY;
+        }
+        if is_due {
+            self.mark_at = now + MARK_EVERY;
+        }
+        Ok(())
+    }
+
+    /// Rolls back, and keeps the connection only when nothing speaks against it.
+    fn give_up(&mut self, connection: Connection, error: &rusqlite::Error) {
+        let rolled_back =
+            connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
+        if rolled_back && is_harmless(error) {
+            self.connection = Some(connection);
+        }
+    }
+}
+
+/// Whether what failed has left the file as it was: no room, or somebody else's turn. All else may have been the disk.
+fn is_harmless(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}
