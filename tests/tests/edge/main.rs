@@ -7,6 +7,7 @@ mod extensions;
 mod lines;
 mod order;
 mod parameters;
+mod quota;
 mod recipients;
 mod tls;
 mod trace;

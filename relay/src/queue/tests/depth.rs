@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use atrn_shared::steady::Moment;
+
 use super::*;
+use crate::queue::sqlite::reader::Oldest;
 use crate::queue::sqlite::{migrate, survey};
 
 /// Fills both domains and all states behind the store's back, where it is fast.
@@ -11,11 +14,11 @@ fn filled(messages: u32) -> World {
     let world = World::new();
     let fill = format!(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {messages})
-         INSERT INTO message SELECT i, i, '', 'a@example.net', '', 0, 1, 2 FROM n;
+         INSERT INTO message SELECT i, i, '', 'a@example.net', '', 0, 1, 2, NULL, i FROM n;
          INSERT INTO body SELECT key, x'78' FROM message;
          INSERT INTO domain VALUES (1, 'a.example'), (2, 'b.example');
          INSERT INTO delivery SELECT key, 1, 1 + key / 5 % 2, key % 5, key, 0, 0, NULL,
-             '[{{\"to\":\"x@a.example\"}}]' FROM message;
+             '[{{\"to\":\"x@a.example\"}}]', 0 FROM message;
          INSERT INTO total SELECT domain, state, count(*), count(*) FROM delivery GROUP BY 1, 2;"
     );
     world.database().execute_batch(&fill).unwrap();
@@ -67,11 +70,21 @@ fn claims_pages_totals_and_the_check_at_start_cost_the_same_at_any_depth() {
         assert_eq!(survey::totals(shared, connection).unwrap().len(), 2);
     };
     let start = |_: &Shared, connection: &Connection| migrate::reach_ends(connection).unwrap();
-    let queries: [(&str, Query<'_>); 6] = [
+    let oldest = |_: &Shared, connection: &Connection| {
+        let oldest = Oldest {
+            domain: 1,
+            state: State::Queued,
+            until: Moment::from_millis(-1),
+            after: None,
+        };
+        reader::oldest(connection, oldest, |_, _| panic!("nothing is so old")).unwrap();
+    };
+    let queries: [(&str, Query<'_>); 7] = [
         ("claim", &claim),
         ("first page", &page(Filter::default())),
         ("first page of a domain", &page(domain)),
         ("first page of a state", &page(state)),
+        ("overdue", &oldest),
         ("totals", &totals),
         ("check at start", &start),
     ];
