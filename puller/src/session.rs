@@ -86,7 +86,10 @@ impl Pull {
         relay: &RelayConfig,
         stop: CancellationToken,
     ) -> Result<Self, ConfigErrors> {
-        let (credentials, handover) = match (relay.credentials(), handover::Setup::load(config)) {
+        let (credentials, handover) = match (
+            relay.credentials(),
+            handover::Setup::load(&config.handover, &config.hostname),
+        ) {
             (Ok(credentials), Ok(handover)) => (credentials, handover),
             (Err(one), Err(other)) => {
                 return Err(ConfigErrors::new(

@@ -81,11 +81,7 @@ impl Maildir {
         if group.content.is_some() {
             self.draft = Some(Draft::default());
         }
-        Verdicts {
-            mail: group.mail.as_ref().map(|_| verdict::sender_ok()),
-            recipients: vec![verdict::recipient_ok(); group.recipients.len()],
-            content: group.content.map(|_| verdict::go_ahead()),
-        }
+        Verdicts::positive(group)
     }
 
     pub(super) async fn body(&mut self, part: &[u8]) {

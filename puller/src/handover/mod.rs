@@ -13,24 +13,25 @@ use std::time::Duration;
 
 use atrn_shared::config::ConfigErrors;
 use atrn_shared::secret::Secret;
-use atrn_shared::smtp::address::{ForwardPath, ReversePath};
+use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::limits::ClientTimeouts;
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
 use atrn_shared::smtp::reply::Reply;
 use atrn_shared::smtp::server::Framing;
 use atrn_shared::tls::ClientTls;
 
-use crate::config::{PullerConfig, Target};
+use crate::config::{HandoverConfig, Target};
 use maildir::Maildir;
 use smtp::Smtp;
 
 pub use connect::ConnectError;
+pub(crate) use smtp::RECONNECT_TIMEOUT;
 pub use verdict::Verdict;
 
 /// How to reach the target, with everything loaded that the settings name.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    config: crate::config::HandoverConfig,
+    config: HandoverConfig,
     hostname: String,
     tls: Option<ClientTls>,
     password: Option<Secret>,
@@ -42,8 +43,7 @@ impl Setup {
     ///
     /// # Errors
     /// Every problem with the files.
-    pub fn load(config: &PullerConfig) -> Result<Self, ConfigErrors> {
-        let handover = config.handover.clone();
+    pub fn load(handover: &HandoverConfig, hostname: &Domain) -> Result<Self, ConfigErrors> {
         let (tls, password) = match (handover.client_tls(), handover.password()) {
             (Ok(tls), Ok(password)) => (tls, password),
             (Err(errors), Ok(_)) | (Ok(_), Err(errors)) => return Err(errors),
@@ -53,8 +53,8 @@ impl Setup {
             }
         };
         Ok(Self {
-            config: handover,
-            hostname: config.hostname.to_string(),
+            config: handover.clone(),
+            hostname: hostname.to_string(),
             tls,
             password,
             timeouts: timeouts(),
@@ -63,7 +63,7 @@ impl Setup {
 
     /// A setup without secrets or TLS.
     #[cfg(test)]
-    pub(crate) fn for_tests(config: crate::config::HandoverConfig) -> Self {
+    pub(crate) fn for_tests(config: HandoverConfig) -> Self {
         Self {
             config,
             hostname: "puller.example.org".to_owned(),
@@ -126,6 +126,15 @@ pub struct Verdicts {
 }
 
 impl Verdicts {
+    /// Yes to all of it, where nobody has to be asked.
+    pub(crate) fn positive(group: &Group) -> Self {
+        Self {
+            mail: group.mail.as_ref().map(|_| verdict::sender_ok()),
+            recipients: vec![verdict::recipient_ok(); group.recipients.len()],
+            content: group.content.map(|_| verdict::go_ahead()),
+        }
+    }
+
     /// The same answer to all of it.
     fn all(group: &Group, reply: &Reply) -> Self {
         Self {

@@ -22,7 +22,7 @@ use super::{Group, Setup, Verdicts};
 /// Faults of the link in a row after which more mail is no use.
 const FAULTS_MAX: u32 = 3;
 /// For a new connection in mid session, all of it: the relay waits five minutes for the answer to MAIL (R5321-41).
-const RECONNECT_TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const RECONNECT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Room in SIZE for the trace header that is added on the way.
 const TRACE_OCTETS: u64 = 512;
 

@@ -13,7 +13,7 @@ pub struct Verdict {
 
 impl Verdict {
     /// A verdict of our own.
-    pub(super) fn ours(reply: Reply) -> Self {
+    pub(crate) fn ours(reply: Reply) -> Self {
         Self {
             said: reply.clone(),
             reply,
