@@ -40,6 +40,9 @@ struct Arguments {
     /// The folder to work in: its disk is what is measured.
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     dir: PathBuf,
+    /// A puller of another build, for instance of an earlier version: it drains in turns with this one.
+    #[arg(long, value_name = "PROGRAM")]
+    puller_before: Option<PathBuf>,
     /// Writes the rows as one JSON document.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -80,6 +83,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let folder = folder_for_all(&arguments.dir)?;
     interrupt::watch(folder.path())?;
     let mut plan = Plan::new(folder.path(), arguments.quick);
+    plan.puller_before.clone_from(&arguments.puller_before);
     plan.runs = arguments.runs.unwrap_or(plan.runs).max(1);
     let setting = output::setting(folder.path(), &plan);
     print!("{}", output::heading(&setting));

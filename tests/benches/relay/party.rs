@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) quick: bool,
     pub(crate) runs: usize,
     pub(crate) run_length: Duration,
+    /// A puller of another build, to compare with.
+    pub(crate) puller_before: Option<PathBuf>,
 }
 
 impl Plan {
@@ -37,6 +39,7 @@ impl Plan {
             quick,
             runs: if quick { 2 } else { 7 },
             run_length: Duration::from_millis(if quick { 700 } else { 1_500 }),
+            puller_before: None,
         }
     }
 

@@ -95,6 +95,7 @@ impl PullerSetup {
         settings.write(&config);
         Puller {
             process: None,
+            program: program(PULLER),
             folder,
             config,
         }
@@ -105,6 +106,7 @@ impl PullerSetup {
 #[derive(Debug)]
 pub struct Puller {
     process: Option<Process>,
+    program: PathBuf,
     folder: PathBuf,
     config: PathBuf,
 }
@@ -176,6 +178,11 @@ impl Puller {
         settings.write(&self.config);
     }
 
+    /// Runs another build of the program, to compare with.
+    pub fn set_program(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
     /// Hands mail over somewhere else.
     pub fn set_target(&self, target: &str) {
         self.configure(|settings| {
@@ -193,7 +200,7 @@ impl Puller {
     /// The command, with its configuration.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = Command::new(program(PULLER));
+        let mut command = Command::new(&self.program);
         command.arg("--config").arg(&self.config);
         command
     }

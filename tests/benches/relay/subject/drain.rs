@@ -1,12 +1,13 @@
 //! A backlog on its way in: one reversed session through the puller, beside Postfix on one connection.
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use atrn_tests::process::Output;
 use atrn_tests::software::Postfix;
-use atrn_tests::world::World;
+use atrn_tests::world::{ACCOUNT, Puller, World};
 
 use crate::figures::{Row, Samples, Unit, Wanted};
 use crate::party::{Arrivals, DOMAIN, Load, Plan, Sink};
@@ -16,6 +17,9 @@ const LOAD: Load<'static> = Load {
     octets: 4 << 10,
     domain: DOMAIN,
 };
+
+/// Reversed sessions side by side.
+const SESSIONS: usize = 4;
 
 pub(super) fn measure(plan: &Plan) -> Result<Vec<Row>> {
     let mut sink = plan.sink()?;
@@ -34,7 +38,77 @@ pub(super) fn measure(plan: &Plan) -> Result<Vec<Row>> {
         .note(format!(
             "{messages} queued; ours over TLS and through the puller"
         ));
-    Ok(vec![row])
+    Ok(vec![row, sessions(plan)?])
+}
+
+/// Reversed sessions side by side: what the journal and the delivery ids cost, beside a puller without them.
+fn sessions(plan: &Plan) -> Result<Row> {
+    let mut sink = plan.sink()?;
+    let mut world = plan.relay(&sink.target(), &[DOMAIN]);
+    let messages = plan.amount(10_000, 2_000);
+    let name = format!("drain, 4 KiB, {SESSIONS} sessions, to smtp-sink");
+    several_relays(&world.puller);
+    let mut before = plan.puller_before.as_ref().map(|program| {
+        let mut puller = world.another_puller(ACCOUNT, &[DOMAIN], &sink.target());
+        several_relays(&puller);
+        puller.set_program(program.clone());
+        puller
+    });
+    let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+    for _ in 0..plan.runs {
+        let relay = world.relay.smtp_address();
+        ours.push(pull_side_by_side(
+            relay,
+            &mut world.puller,
+            &mut sink,
+            messages,
+        )?);
+        if let Some(before) = &mut before {
+            theirs.push(pull_side_by_side(relay, before, &mut sink, messages)?);
+        }
+    }
+    let row = Row::new(name, Unit::PerSecond, ours).note(format!("{messages} queued"));
+    Ok(match before {
+        None => row,
+        Some(_) => row
+            .beside("puller before", theirs)
+            .wanted(Wanted::RatioAtLeast(0.9)),
+    })
+}
+
+/// The same relay under several names: a session for each.
+fn several_relays(puller: &Puller) {
+    puller.configure(|settings| {
+        let relays = settings
+            .table()
+            .get_mut("relay")
+            .and_then(toml::Value::as_array_mut);
+        let relays = relays.expect("a list of relays");
+        let one = relays[0].clone();
+        relays.clear();
+        for number in 1..=SESSIONS {
+            let mut relay = one.clone();
+            let table = relay.as_table_mut().expect("a table");
+            table.insert("name".to_owned(), format!("mx{number}").into());
+            table.insert("every".to_owned(), "1h".into());
+            relays.push(relay);
+        }
+    });
+}
+
+fn pull_side_by_side(
+    relay: SocketAddr,
+    puller: &mut Puller,
+    sink: &mut Sink,
+    messages: usize,
+) -> Result<f64> {
+    LOAD.send(relay, messages)?;
+    let before = sink.counts()?;
+    puller.start();
+    let arrivals = sink.watch(before, messages)?;
+    let code = puller.stop();
+    ensure!(code == 0, "the puller ended with {code}:\n{}", puller.log());
+    arrivals.rate().context("too few messages to time")
 }
 
 /// Our way: the relay holds, the puller asks, the mail comes back on that connection.
