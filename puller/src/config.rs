@@ -36,7 +36,7 @@ pub struct PullerConfig {
     pub limits: Limits,
     /// Where mail goes.
     pub handover: HandoverConfig,
-    /// Where reports (DSNs) to outside senders go. Read, and not acted on in this version.
+    /// Where reports (DSNs) to senders outside go; `None`: nowhere.
     pub reports: Option<ReportsConfig>,
     /// The operational log.
     pub log: LogConfig,
@@ -166,7 +166,7 @@ pub struct Login {
 pub struct ReportsConfig {
     /// The smart host.
     pub handover: HandoverConfig,
-    /// More are told to come later.
+    /// So many leave in an hour, of all sessions of the process together; more are told to come later.
     pub max_per_hour: u32,
 }
 

@@ -336,7 +336,6 @@ fn read_reports(root: &Section<'_>) -> Option<ReportsConfig> {
     if !section.is_present() {
         return None;
     }
-    root.warn("reports", NOT_AVAILABLE);
     let handover = read_handover(&section, Role::SmartHost)?;
     Some(ReportsConfig {
         handover,

@@ -314,7 +314,6 @@ fn what_has_no_effect_is_said() {
         texts,
         [
             ":8: mode: \"instant\" is not available in this version: polls instead, as `every` says",
-            ":11: reports: not available in this version, ignored",
             ":13: directory: not available in this version, ignored",
         ]
     );
