@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod activity;
 pub mod certificate;
+mod closing;
 pub mod config;
 mod connections;
 pub mod control;
@@ -13,6 +14,7 @@ mod edge;
 pub mod fragments;
 mod provider;
 pub mod queue;
+mod report;
 mod session_id;
 pub mod settings;
 mod sockets;

@@ -1,0 +1,192 @@
+//! Where deliveries end: the one way to settle what somebody may have to be told of.
+//!
+//! A session, the clock and an admin end deliveries. Whoever does settles through [`Closing`], which decides whether a
+//! report is due, builds it, and hands it over with the settlement: both are durable, or neither is.
+
+use std::sync::Arc;
+
+use atrn_shared::config::Live;
+use atrn_shared::log::peer;
+use atrn_shared::smtp::parameter::Ret;
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use crate::config::{RelayConfig, Reports};
+use crate::queue::{Delivery, Lease, Outcome, Report, Store, StoreError};
+use crate::report::{Case, Fate, Notice, Original, REPORT_OCTETS, Told, addressee};
+use crate::settings::Settings;
+
+/// Settles, and reports where that is due.
+#[derive(Clone)]
+pub(crate) struct Closing {
+    store: Store,
+    config: Source,
+}
+
+/// Where the configuration comes from.
+#[derive(Clone)]
+pub(crate) enum Source {
+    /// A command that works on the queue while no daemon runs.
+    Fixed(Arc<RelayConfig>),
+    /// The daemon, which follows its files.
+    Live(Live<Settings>),
+}
+
+/// Who ends a delivery.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum By {
+    /// An admin, by hand.
+    Admin,
+    /// Its time is over.
+    Clock,
+    /// The puller's verdict.
+    Puller {
+        /// It offers DSN, so that what becomes of a delivered message is for those behind it to confirm.
+        dsn: bool,
+    },
+}
+
+impl Closing {
+    pub(crate) fn new(store: Store, config: Source) -> Self {
+        Self { store, config }
+    }
+
+    /// Hands over the settlement of a delivery, an outcome for each recipient in order, with a report where somebody
+    /// is to be told. What comes back waits for the commit, as with [`Store::settle`].
+    pub(crate) async fn settle(
+        &self,
+        lease: Lease,
+        outcomes: Vec<Outcome>,
+        by: By,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let report = self.report(&lease, &outcomes, by).await;
+        self.store.settle(lease, outcomes, report)
+    }
+
+    async fn report(&self, lease: &Lease, outcomes: &[Outcome], by: By) -> Option<Report> {
+        let ended: Vec<_> = ended(lease, outcomes, by).collect();
+        if ended.is_empty() {
+            return None;
+        }
+        let config = self.config.load();
+        let case = Case {
+            // Mail of a domain that is not configured any more: as if nothing had been said of it.
+            policy: config
+                .domain(&lease.domain)
+                .map_or(Reports::default(), |domain| domain.reports),
+            reverse_path: &lease.reverse_path,
+            sender_verified: lease.sender_verified,
+            is_report: lease.is_report,
+        };
+        let whom = |told: &Told<'_>| addressee(case, told.recipient.parameters.notify, told.fate);
+        let addressee = ended.iter().find_map(whom)?;
+        let notice = Notice {
+            hostname: &config.hostname,
+            delivery: lease,
+            addressee,
+            recipients: ended
+                .iter()
+                .filter(|told| whom(told) == Some(addressee))
+                .copied()
+                .collect(),
+            original: original(lease).await,
+            last_attempt: matches!(by, By::Puller { .. }).then(Timestamp::now),
+            now: Timestamp::now(),
+        };
+        let report = notice.report();
+        if let Some(to) = report.envelope.recipients.first() {
+            let forward_path = to.forward_path.to_string();
+            info!(
+                delivery_id = %lease.id, domain = %lease.domain, forward_path = %peer(&forward_path),
+                recipients = notice.recipients.len(), "report queued"
+            );
+        }
+        Some(report)
+    }
+}
+
+impl Source {
+    /// The configuration now.
+    pub(crate) fn load(&self) -> View {
+        match self {
+            Self::Fixed(config) => View::Fixed(Arc::clone(config)),
+            Self::Live(settings) => View::Live(settings.load()),
+        }
+    }
+}
+
+/// The configuration at one moment.
+pub(crate) enum View {
+    Fixed(Arc<RelayConfig>),
+    Live(Arc<Settings>),
+}
+
+impl std::ops::Deref for View {
+    type Target = RelayConfig;
+
+    fn deref(&self) -> &RelayConfig {
+        match self {
+            Self::Fixed(config) => config,
+            Self::Live(settings) => &settings.config,
+        }
+    }
+}
+
+/// The recipients for whom something came to an end that a report can be about.
+fn ended<'d>(
+    delivery: &'d Delivery,
+    outcomes: &'d [Outcome],
+    by: By,
+) -> impl Iterator<Item = Told<'d>> {
+    let pairs = delivery.recipients.iter().zip(outcomes);
+    pairs.filter_map(move |(recipient, outcome)| {
+        let (fate, reply) = match outcome {
+            Outcome::Expired(reply) => (Fate::Expired, Some(reply)),
+            Outcome::Failed(reply) => (Fate::Failed, Some(reply)),
+            // Without NOTIFY nobody waits for good news: most mail is done with here.
+            Outcome::Delivered
+                if by == By::Puller { dsn: false } && recipient.parameters.notify.is_some() =>
+            {
+                (Fate::Relayed, None)
+            }
+            Outcome::Deferred(_) | Outcome::Delivered | Outcome::Released => return None,
+        };
+        Some(Told {
+            recipient,
+            fate,
+            reply,
+        })
+    })
+}
+
+/// As much of the message as a report can return. It goes without where that cannot be read: that it failed must be
+/// told all the same.
+async fn original(lease: &Lease) -> Original {
+    match read(lease).await {
+        Ok(original) => original,
+        Err(error) => {
+            warn!(delivery_id = %lease.id, %error, "a report cannot return the header of its message");
+            Original::default()
+        }
+    }
+}
+
+async fn read(lease: &Lease) -> Result<Original, StoreError> {
+    let wants_all = lease.mail_parameters.ret == Some(Ret::Full);
+    let mut content = lease.content().await?;
+    let mut octets = Vec::new();
+    while let Some(part) = content.next().await? {
+        // Enough to find the end of the header section across two parts.
+        let from = octets.len().saturating_sub(3);
+        let room = REPORT_OCTETS.saturating_sub(octets.len());
+        if part.len() > room {
+            octets.extend_from_slice(&part[..room]);
+            return Ok(Original::new(octets, false));
+        }
+        octets.extend_from_slice(&part);
+        if !wants_all && memchr::memmem::find(&octets[from..], b"\r\n\r\n").is_some() {
+            return Ok(Original::new(octets, false));
+        }
+    }
+    Ok(Original::new(octets, true))
+}
