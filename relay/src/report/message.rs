@@ -311,5 +311,8 @@ impl Returned {
 /// No NUL, and no line that is too long: what 7bit and 8bit demand.
 fn has_plain_lines(octets: &[u8]) -> bool {
     let mut lines = octets.split(|octet| *octet == b'\n');
-    lines.all(|line| line.len() <= LINE_OCTETS_MAX + 1 && !line.contains(&0))
+    lines.all(|line| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        line.len() <= LINE_OCTETS_MAX && !line.contains(&0)
+    })
 }

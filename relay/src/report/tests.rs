@@ -467,7 +467,7 @@ fn ten_thousand_recipients_still_make_one_report() {
 fn nothing_that_peers_say_becomes_a_field() {
     let boundary = "=_1M7ZMM9TH00.1.ABC123.1795292917000";
     let header = format!(
-        "Message-ID: <a>\r\n b@evil>\r\nSubject: x\r\nX: =_\r\n--{boundary}--\r\n--{boundary}_--\r\nContent-Type: text/html\r\n"
+        "Message-ID: <a\r\n b@evil>\r\nSubject: x\r\nX: =_\r\n--{boundary}--\r\n--{boundary}_--\r\nContent-Type: text/html\r\n"
     );
     let delivery = delivery(
         "\"a\\\"b, c\"@example.net",
@@ -504,8 +504,11 @@ fn nothing_that_peers_say_becomes_a_field() {
             "Content-Type"
         ]
     );
-    let to = message.to().and_then(|to| to.first()?.address());
-    assert_eq!(to, Some("a\"b, c@example.net").or(to), "the address is one");
+    let raw = String::from_utf8_lossy(&report.content);
+    assert!(
+        raw.contains("\r\nTo: <\"a\\\"b, c\"@example.net>\r\n"),
+        "{raw}"
+    );
     assert_eq!(message.to().map(|to| to.iter().count()), Some(1));
     let parts = parts(&report.content);
     assert_eq!(parts.len(), 3);
