@@ -5,6 +5,7 @@
 //! * [`inside`]: the corporate mail server, which records everything and misbehaves on order;
 //! * [`sender`]: the Internet, which sends mail;
 //! * [`peer`]: one connection in the hands of a test, line by line or octet by octet;
+//! * [`captured`]: a relay that went over to the enemy, and the puller that trusts it;
 //! * [`transcript`]: dialogues from files, played against both machines and both programs;
 //! * [`software`]: other people's mail software, where it is installed;
 //! * [`faults`]: calls that fail, disks that are full, and the ledger of what came of the mail;
@@ -13,6 +14,7 @@
 //! All of it is blocking code on threads with deadlines: a test reads from top to bottom, and
 //! a failure shows the dialogue and the logs of the programs.
 
+pub mod captured;
 pub mod certs;
 pub mod conformance;
 pub mod faults;

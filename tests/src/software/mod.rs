@@ -6,6 +6,7 @@ mod clients;
 mod dovecot;
 mod maildir;
 mod postfix;
+mod python;
 mod smtp_sink;
 mod smtp_source;
 
@@ -15,6 +16,7 @@ pub use clients::{Fetchmail, msmtp, swaks};
 pub use dovecot::Dovecot;
 pub use maildir::{maildir, with_crlf};
 pub use postfix::Postfix;
+pub use python::read_report;
 pub use smtp_sink::{Dumped, SmtpSink};
 pub use smtp_source::{Load, assert_order_of_sessions};
 
@@ -33,6 +35,8 @@ pub enum Software {
     Msmtp,
     /// The Postfix mail server.
     Postfix,
+    /// Python 3.
+    Python,
     /// Postfix's test server.
     SmtpSink,
     /// Postfix's test client.
@@ -78,6 +82,7 @@ impl Software {
             Self::Mount => ("mount", "mount"),
             Self::Msmtp => ("msmtp", "msmtp"),
             Self::Postfix => ("postfix", "postfix"),
+            Self::Python => ("python3", "python3"),
             Self::SmtpSink => ("smtp-sink", "postfix"),
             Self::SmtpSource => ("smtp-source", "postfix"),
             Self::Strace => ("strace", "strace"),
