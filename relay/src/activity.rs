@@ -50,7 +50,9 @@ struct Account {
     octets: AtomicU64,
     deferred: AtomicU64,
     failed: AtomicU64,
+    stops: AtomicU64,
     last: Mutex<Option<LastPull>>,
+    alarm: Mutex<Option<Alarm>>,
 }
 
 /// How a pull ended.
@@ -67,6 +69,8 @@ pub enum PullResult {
     Refused,
     /// Still going on.
     Running,
+    /// Most of it was refused for good, so the rest was not tried.
+    Stopped,
 }
 
 /// The last pull of an account.
@@ -78,6 +82,19 @@ pub struct LastPull {
     pub peer: IpAddr,
     /// How it ended.
     pub result: PullResult,
+}
+
+/// The server behind an account refuses most mail for good, so that none of it is believed.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Alarm {
+    /// When the last pull was stopped for it.
+    pub at: Timestamp,
+    /// Deliveries refused for good.
+    pub refused: u64,
+    /// Of so many that were looked at.
+    pub verdicts: u64,
+    /// The last refusal.
+    pub reply: Option<String>,
 }
 
 /// The addresses that are bound: with port 0 in the configuration only these tell the port.
@@ -147,8 +164,12 @@ pub struct AccountActivity {
     pub deferred: u64,
     /// Deliveries refused for good.
     pub failed: u64,
+    /// Pulls that were stopped because most of it was refused for good.
+    pub stops: u64,
     /// Its last pull.
     pub last_pull: Option<LastPull>,
+    /// From such a stop until the next pull that ends well.
+    pub alarm: Option<Alarm>,
 }
 
 impl Activity {
@@ -326,6 +347,22 @@ impl PullGuard {
         self.account.failed.fetch_add(1, Relaxed);
     }
 
+    /// So many deliveries of those that were looked at were refused for good that the pull stops: an alarm.
+    pub fn stopped(&self, refused: usize, verdicts: usize, reply: Option<String>) {
+        self.account.stops.fetch_add(1, Relaxed);
+        *unpoisoned(&self.account.alarm) = Some(Alarm {
+            at: Timestamp::now(),
+            refused: refused as u64,
+            verdicts: verdicts as u64,
+            reply,
+        });
+    }
+
+    /// Mail goes in again: no alarm any more.
+    pub fn ended_well(&self) {
+        unpoisoned(&self.account.alarm).take();
+    }
+
     /// The pull is over, and so it ended.
     pub fn end(mut self, result: PullResult) {
         self.result = result;
@@ -373,7 +410,9 @@ impl Account {
             octets: self.octets.load(Relaxed),
             deferred: self.deferred.load(Relaxed),
             failed: self.failed.load(Relaxed),
+            stops: self.stops.load(Relaxed),
             last_pull: unpoisoned(&self.last).clone(),
+            alarm: unpoisoned(&self.alarm).clone(),
         }
     }
 }
@@ -438,6 +477,22 @@ mod tests {
             account.failed,
         );
         assert_eq!(moved, (2, 120, 1, 1));
+    }
+
+    #[test]
+    fn an_alarm_lasts_until_a_pull_ends_well() {
+        let activity = Activity::new();
+        let pull = activity.pull("corp", PEER);
+        pull.stopped(8, 10, Some("550 5.1.1 no".to_owned()));
+        pull.end(PullResult::Stopped);
+        activity.pull("corp", PEER).end(PullResult::NoMail);
+        let account = activity.account("corp");
+        let alarm = account.alarm.unwrap();
+        assert_eq!((alarm.refused, alarm.verdicts, account.stops), (8, 10, 1));
+        assert_eq!(alarm.reply.as_deref(), Some("550 5.1.1 no"));
+        activity.pull("corp", PEER).ended_well();
+        let account = activity.account("corp");
+        assert_eq!((account.alarm, account.stops), (None, 1));
     }
 
     #[test]

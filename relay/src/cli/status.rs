@@ -19,7 +19,8 @@ use super::{Call, client_failure, open, units};
 /// Example: atrn-relay status --check --max-age 2h
 #[derive(Args, Debug)]
 pub(super) struct StatusCommand {
-    /// Exit with 1 if the relay does not run, refuses its files, or mail waits too long.
+    /// Exit with 1 if the relay does not run, refuses its files, mail waits too long, or the server inside refuses most
+    /// of it for good.
     #[arg(long)]
     check: bool,
 
@@ -91,7 +92,24 @@ fn complaints(status: &Status, now: Timestamp, max_age: Duration) -> Vec<String>
             ));
         }
     }
+    complaints.extend(alarms(status, now));
     complaints
+}
+
+/// A line for each account whose server refuses most mail for good.
+fn alarms(status: &Status, now: Timestamp) -> impl Iterator<Item = String> {
+    status.accounts.iter().filter_map(move |account| {
+        let alarm = account.activity.alarm.as_ref()?;
+        let reply = alarm.reply.as_ref();
+        let reply = reply.map_or_else(String::new, |reply| format!(", the last with \"{reply}\""));
+        Some(format!(
+            "{}: the server inside refused {} of {} for good{reply}; the pull was stopped {} ago, nothing was bounced",
+            account.account,
+            alarm.refused,
+            alarm.verdicts,
+            since(alarm.at, now)
+        ))
+    })
 }
 
 fn describe(status: &Status, now: Timestamp) -> String {
@@ -110,6 +128,9 @@ fn describe(status: &Status, now: Timestamp) -> String {
         text += "No accounts; add one with `account add`.\n";
     } else {
         text += &accounts_table(status, now).to_string();
+    }
+    for alarm in alarms(status, now) {
+        text += &format!("\n\nALARM  {alarm}");
     }
     text
 }
@@ -288,6 +309,7 @@ fn described(last: &LastPull, now: Timestamp) -> String {
         PullResult::NoMail => format!("{ago} ago from {peer}, no mail"),
         PullResult::Refused => format!("{ago} ago from {peer}, refused"),
         PullResult::Running => format!("for {ago} from {peer}"),
+        PullResult::Stopped => format!("{ago} ago from {peer}, stopped"),
     }
 }
 
@@ -343,6 +365,29 @@ mod tests {
         ] {
             assert_eq!(complaints(&status, now, hour), expected);
         }
+    }
+
+    #[test]
+    fn a_server_that_refuses_everything_is_an_alarm() {
+        let now: Timestamp = "2026-01-01T02:00:00Z".parse().unwrap();
+        let mut status = status(true, None, None);
+        let account = json!({
+            "account": "corp", "domains": ["example.com"], "disabled": false, "pulls": {"now": 0, "total": 1},
+            "delivered": 0, "octets": 0, "deferred": 9, "failed": 0, "stops": 1, "last_pull": null,
+            "alarm": {"at": "2026-01-01T01:55:00Z", "refused": 9, "verdicts": 10, "reply": "550 5.1.1 no"},
+        });
+        status
+            .accounts
+            .push(serde_json::from_value(account).unwrap());
+        let expected = "corp: the server inside refused 9 of 10 for good, the last with \"550 5.1.1 no\"; \
+                        the pull was stopped 5m ago, nothing was bounced";
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(complaints(&status, now, hour), [expected]);
+        let screen = describe(&status, now);
+        assert!(
+            screen.ends_with(&format!("\n\nALARM  {expected}")),
+            "{screen}"
+        );
     }
 
     #[test]

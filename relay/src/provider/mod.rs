@@ -1,11 +1,15 @@
 //! The pullers' side: an authenticated customer asks with ATRN, the roles reverse, held mail flows out.
 //!
-//! [`session`] drives `odmr::provider` up to the turn and [`drain`] sends after it; what a reply means for
-//! a delivery is decided in [`verdict`]. Nothing here can take mail: the machine has no such event.
+//! [`session`] drives `odmr::provider` up to the turn and [`drain`] sends after it, each delivery as a [`transaction`].
+//! What a reply means for a delivery is decided in [`verdict`], whether a refusal is believed in [`breaker`], and
+//! [`settlement`] tells the queue. Nothing here can take mail: the machine has no such event.
 
+mod breaker;
 mod drain;
 mod permission;
 mod session;
+mod settlement;
+mod transaction;
 mod verdict;
 
 use std::collections::HashMap;
@@ -18,6 +22,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::breaker::Breakers;
+use self::settlement::Provisional;
 use crate::activity::Activity;
 use crate::config::OdmrTls;
 use crate::connections::{Caps, Service};
@@ -35,6 +41,7 @@ pub(crate) struct Provider {
     pub(crate) activity: Activity,
     proofs: Arc<Semaphore>,
     asked: Asked,
+    breakers: Breakers<Provisional>,
 }
 
 impl Provider {
@@ -45,6 +52,7 @@ impl Provider {
             activity,
             proofs: Arc::new(Semaphore::new(PROOFS_AT_ONCE)),
             asked: Asked::default(),
+            breakers: Breakers::default(),
         }
     }
 }

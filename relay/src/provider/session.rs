@@ -20,6 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{Provider, drain, permission};
 use crate::activity::PullResult;
+use crate::closing::{Closing, Source};
 use crate::config::{OdmrConfig, OdmrTls};
 use crate::queue::SessionId;
 use crate::session_id;
@@ -258,9 +259,13 @@ impl Session<'_> {
             wire.set_records(atrn_shared::wire::Records::Lines);
         }
         let pull = self.provider.activity.pull(&name, self.peer.ip());
+        let store = &self.provider.store;
+        let live = &self.provider.settings;
         drain::Drain {
-            store: &self.provider.store,
-            settings: &self.provider.settings,
+            store,
+            closing: &Closing::new(store.clone(), Source::Live(live.clone())),
+            settings: live,
+            seat: self.provider.breakers.join(&name),
             session: self.id,
             peer: self.peer,
             account: &name,

@@ -1,0 +1,318 @@
+//! From the puller's verdicts to the queue: which refusals are believed, what is counted and logged, and which
+//! settlements still wait for their commit.
+//!
+//! The commit that settles a delivery runs while the next one is on its way. A refusal for good waits longer: until the
+//! [breaker](super::breaker) rules on it. Its delivery stays leased meanwhile, so a crash only frees it.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use atrn_shared::log;
+use atrn_shared::smtp::reply::Reply;
+use tracing::{debug, error, info, warn};
+
+use super::breaker::{Ruling, Seat, Trip, Verdict};
+use super::verdict::Judged;
+use crate::activity::PullGuard;
+use crate::closing::{By, Closing};
+use crate::queue::{Delivery, Lease, Outcome, SessionId, StoreError};
+
+/// Settlements that may wait for their commit while more messages are sent.
+const SETTLING_MAX: usize = 64;
+
+/// What one session moved.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) delivered: u64,
+    pub(super) deferred: u64,
+    pub(super) failed: u64,
+}
+
+/// A delivery that was refused for good, and nothing better, until that is ruled on.
+#[derive(Debug)]
+pub(super) struct Provisional {
+    lease: Lease,
+    outcomes: Vec<Outcome>,
+}
+
+/// Whose deliveries are settled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Puller<'s> {
+    pub(super) session: SessionId,
+    pub(super) account: &'s str,
+    /// It offers DSN.
+    pub(super) dsn: bool,
+}
+
+/// The settlements of one session.
+pub(super) struct Settlements<'s> {
+    puller: Puller<'s>,
+    closing: &'s Closing,
+    pull: &'s PullGuard,
+    seat: &'s Seat<Provisional>,
+    waiting: VecDeque<Settling>,
+    tally: Tally,
+}
+
+type Settling = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
+
+impl<'s> Settlements<'s> {
+    pub(super) fn new(
+        puller: Puller<'s>,
+        closing: &'s Closing,
+        pull: &'s PullGuard,
+        seat: &'s Seat<Provisional>,
+    ) -> Self {
+        Self {
+            puller,
+            closing,
+            pull,
+            seat,
+            waiting: VecDeque::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// The puller judged a delivery.
+    pub(super) async fn judged(&mut self, lease: Lease, judged: Judged, began: Instant) {
+        self.log_already(&lease, &judged, began.elapsed());
+        self.log_delivered(&lease, &judged.outcomes, began.elapsed());
+        let outcomes = judged.outcomes;
+        let standing = if lease.is_report {
+            // A report goes to another server than the rest, or to none: neither tells of the server inside.
+            Standing::Open
+        } else {
+            Standing::of(&outcomes)
+        };
+        let ruling = match standing {
+            Standing::Open => return self.settle(lease, outcomes).await,
+            Standing::Refused => {
+                let provisional = Provisional { lease, outcomes };
+                return self
+                    .rule(self.seat.note(Verdict::Refused(provisional)))
+                    .await;
+            }
+            Standing::Delivered => self.seat.note(Verdict::Delivered),
+            Standing::Deferred => self.seat.note(Verdict::Deferred),
+        };
+        self.settle(lease, outcomes).await;
+        self.rule(ruling).await;
+    }
+
+    /// A delivery did not get as far as the puller.
+    pub(super) async fn unsent(&mut self, lease: Lease, outcomes: Vec<Outcome>) {
+        self.settle(lease, outcomes).await;
+    }
+
+    /// There is nothing more to send now, so refusals are judged by what is known.
+    pub(super) async fn conclude(&mut self) {
+        self.rule(self.seat.conclude()).await;
+    }
+
+    /// Whether refusals of this session, or of one beside it, made the breaker trip.
+    pub(super) fn has_tripped(&self) -> bool {
+        self.seat.has_tripped()
+    }
+
+    /// Whether nothing waits for its commit.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Waits for the oldest commit, if too many run.
+    ///
+    /// # Errors
+    /// When it failed: the session should end.
+    pub(super) async fn relieve(&mut self) -> Result<(), StoreError> {
+        if self.waiting.len() > SETTLING_MAX
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            oldest.await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for all commits.
+    ///
+    /// # Errors
+    /// The first that failed.
+    pub(super) async fn finish(&mut self) -> Result<(), StoreError> {
+        for settled in self.waiting.drain(..) {
+            settled.await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    async fn rule(&mut self, ruling: Ruling<Provisional>) {
+        match ruling {
+            Ruling::Believe(refused) => {
+                for Provisional { lease, outcomes } in refused {
+                    self.settle(lease, outcomes).await;
+                }
+            }
+            Ruling::Doubt(refused) => self.put_off(refused).await,
+            Ruling::Trip(trip, refused) => {
+                self.alarm(trip, &refused);
+                self.put_off(refused).await;
+            }
+        }
+    }
+
+    /// As if the puller had said 4yz; the reply that is kept is the one that came.
+    async fn put_off(&mut self, refused: Vec<Provisional>) {
+        for Provisional { lease, outcomes } in refused {
+            let outcomes = outcomes.into_iter().map(|outcome| match outcome {
+                Outcome::Failed(reply) => Outcome::Deferred(reply),
+                other => other,
+            });
+            self.settle(lease, outcomes.collect()).await;
+        }
+    }
+
+    fn alarm(&self, trip: Trip, refused: &[Provisional]) {
+        let last = refused.last().and_then(|last| last.reply());
+        let reply = last.map(|reply| log::peer(&reply.to_string()).to_string());
+        error!(
+            session = %self.puller.session, account = self.puller.account, refused = trip.refused, verdicts = trip.verdicts,
+            reply, "the server inside refuses most mail for good: the pull is stopped, nothing is bounced"
+        );
+        self.pull.stopped(trip.refused, trip.verdicts, reply);
+    }
+
+    async fn settle(&mut self, lease: Lease, outcomes: Vec<Outcome>) {
+        self.count(&lease, &outcomes);
+        let by = By::Puller {
+            dsn: self.puller.dsn,
+        };
+        let settled = self.closing.settle(lease, outcomes, by).await;
+        self.waiting.push_back(Box::pin(settled));
+    }
+
+    /// Counts how a delivery ended, and logs who does not have it.
+    fn count(&mut self, delivery: &Delivery, outcomes: &[Outcome]) {
+        for (recipient, outcome) in delivery.recipients.iter().zip(outcomes) {
+            if let Outcome::Deferred(reply) | Outcome::Failed(reply) = outcome {
+                let forward_path = recipient.forward_path.to_string();
+                warn!(
+                    session = %self.puller.session, account = self.puller.account, delivery_id = %delivery.id,
+                    domain = %delivery.domain, forward_path = %log::peer(&forward_path), %reply,
+                    state = state(outcome), "not delivered"
+                );
+            }
+        }
+        let any = |wanted: fn(&Outcome) -> bool| outcomes.iter().any(wanted);
+        if any(|outcome| matches!(outcome, Outcome::Failed(_))) {
+            self.tally.failed += 1;
+            self.pull.failed();
+        } else if any(|outcome| matches!(outcome, Outcome::Deferred(_))) {
+            self.tally.deferred += 1;
+            self.pull.deferred();
+        } else if is_delivered(outcomes) {
+            self.tally.delivered += 1;
+            self.pull.delivered(delivery.size);
+        } else {
+            debug!(session = %self.puller.session, delivery_id = %delivery.id, "delivered in part; the rest follows at once");
+        }
+    }
+
+    fn log_delivered(&self, delivery: &Delivery, outcomes: &[Outcome], delay: Duration) {
+        if is_delivered(outcomes) {
+            info!(
+                session = %self.puller.session, account = self.puller.account, delivery_id = %delivery.id,
+                domain = %delivery.domain, size = delivery.size, ?delay, "delivered"
+            );
+        }
+    }
+
+    /// The `250` to an earlier attempt was lost on its way (OWN-5).
+    fn log_already(&self, delivery: &Delivery, judged: &Judged, delay: Duration) {
+        if judged.already > 0 {
+            info!(
+                session = %self.puller.session, account = self.puller.account, delivery_id = %delivery.id,
+                domain = %delivery.domain, recipients = judged.already, of = delivery.recipients.len(), ?delay,
+                "already delivered"
+            );
+        }
+    }
+}
+
+impl Provisional {
+    fn reply(&self) -> Option<&Reply> {
+        self.outcomes.iter().find_map(|outcome| match outcome {
+            Outcome::Failed(reply) => Some(reply),
+            _ => None,
+        })
+    }
+}
+
+/// What a delivery's outcomes tell of the server inside.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Standing {
+    Deferred,
+    /// To one recipient at least: a server that refuses the others means it.
+    Delivered,
+    /// Nothing.
+    Open,
+    Refused,
+}
+
+impl Standing {
+    fn of(outcomes: &[Outcome]) -> Self {
+        let any = |wanted: fn(&Outcome) -> bool| outcomes.iter().any(wanted);
+        if any(|outcome| matches!(outcome, Outcome::Delivered)) {
+            Self::Delivered
+        } else if any(|outcome| matches!(outcome, Outcome::Failed(_))) {
+            Self::Refused
+        } else if any(|outcome| matches!(outcome, Outcome::Deferred(_))) {
+            Self::Deferred
+        } else {
+            Self::Open
+        }
+    }
+}
+
+fn is_delivered(outcomes: &[Outcome]) -> bool {
+    outcomes
+        .iter()
+        .all(|outcome| matches!(outcome, Outcome::Delivered))
+}
+
+fn state(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Failed(_) => "failed",
+        _ => "deferred",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_recipient_who_got_it_shows_that_the_server_works() {
+        let reply = Reply::bare(550, "text");
+        for (outcomes, expected) in [
+            ("+", Standing::Delivered),
+            ("+f", Standing::Delivered),
+            ("f+d.", Standing::Delivered),
+            ("f", Standing::Refused),
+            ("ffd.", Standing::Refused),
+            ("d.", Standing::Deferred),
+            ("..", Standing::Open),
+        ] {
+            let outcome = |letter| match letter {
+                '+' => Outcome::Delivered,
+                'd' => Outcome::Deferred(reply.clone()),
+                'f' => Outcome::Failed(reply.clone()),
+                _ => Outcome::Released,
+            };
+            let listed: Vec<_> = outcomes.chars().map(outcome).collect();
+            assert_eq!(Standing::of(&listed), expected, "{outcomes}");
+        }
+    }
+}
