@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::{Mode, PullerConfig};
+use crate::journal::Journal;
 use crate::outcome::Severity;
 use crate::schedule;
-use crate::session::Pull;
+use crate::session::{Pull, Purpose};
 use crate::status::{DaemonLock, RelayStatus, StatusFiles};
 
 /// Sessions have so long to end between two messages; then their connections are closed under them.
@@ -26,6 +27,7 @@ struct Daemon {
     trigger: Trigger,
     config: PullerConfig,
     status: StatusFiles,
+    journal: Journal,
     relays: BTreeMap<String, Relay>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
@@ -53,6 +55,7 @@ pub async fn run(
     config.check_files()?;
     let status = StatusFiles::open(&config.data_dir)?;
     let _lock = DaemonLock::take(&config.data_dir)?;
+    let journal = Journal::open(&config.data_dir)?;
     let mut watch =
         Watch::start(watched).map_err(|error| Failure::from_error(ExitCode::Failed, &error))?;
     let hang_up = watch.trigger();
@@ -61,6 +64,7 @@ pub async fn run(
         trigger: watch.trigger(),
         config: config.clone(),
         status,
+        journal,
         relays: BTreeMap::new(),
         tasks: JoinSet::new(),
         stop: stop.clone(),
@@ -123,7 +127,9 @@ impl Daemon {
                 Some(known) => known.stop.clone(),
                 None => self.stop.child_token(),
             };
-            pulls.insert(relay.name.clone(), Pull::new(&config, relay, stop)?);
+            let purpose = Purpose::Mail(self.journal.clone());
+            let pull = Pull::new(&config, relay, purpose, stop)?;
+            pulls.insert(relay.name.clone(), pull);
         }
         self.relays.retain(|name, relay| {
             let stays = pulls.contains_key(name);
@@ -164,6 +170,7 @@ impl Daemon {
             warn!("sessions did not end in time and are cut off");
             self.tasks.shutdown().await;
         }
+        self.journal.end().await;
     }
 }
 

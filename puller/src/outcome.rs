@@ -18,6 +18,8 @@ pub enum Outcome {
     Checked,
     /// 450: not for us, or not now.
     Denied(String),
+    /// What is inside cannot be written down, so nothing is taken.
+    JournalDown(String),
     /// 4yz: the relay says later.
     Later(String),
     /// The connection or the reversed session broke.
@@ -59,6 +61,7 @@ impl Outcome {
             Self::Checked | Self::NoMail | Self::Pulled => ExitCode::Success,
             Self::Unreachable(_) => ExitCode::RelayUnreachable,
             Self::TargetDown(_) => ExitCode::TargetDown,
+            Self::JournalDown(_) => ExitCode::Failed,
             Self::Later(_) | Self::Broken(_) | Self::Stopped => ExitCode::TryLater,
             Self::Protocol(_) => ExitCode::Protocol,
             Self::Denied(_) | Self::Refused(_) => ExitCode::Refused,
@@ -72,6 +75,7 @@ impl Outcome {
         match self {
             Self::Checked | Self::NoMail | Self::Pulled | Self::Stopped => Severity::Fine,
             Self::Denied(_)
+            | Self::JournalDown(_)
             | Self::Later(_)
             | Self::Broken(_)
             | Self::TargetDown(_)
@@ -86,6 +90,7 @@ impl Outcome {
         match self {
             Self::Checked | Self::NoMail | Self::Pulled | Self::Stopped => None,
             Self::Denied(reason)
+            | Self::JournalDown(reason)
             | Self::Later(reason)
             | Self::Broken(reason)
             | Self::Misconfigured(reason)
@@ -102,6 +107,7 @@ impl Outcome {
         match self {
             Self::Checked => "checked",
             Self::Denied(_) => "denied",
+            Self::JournalDown(_) => "journal down",
             Self::Later(_) => "later",
             Self::Broken(_) => "broken",
             Self::Misconfigured(_) => "misconfigured",
@@ -145,6 +151,7 @@ impl Outcome {
         match end {
             End::Quit => Self::Pulled,
             End::Stopped => Self::Stopped,
+            End::JournalLost(error) => Self::JournalDown(error.to_string()),
             End::Closed(reply) => Self::Broken(format!(
                 "the relay broke the rules and heard {}",
                 peer(reply)
@@ -203,6 +210,7 @@ mod tests {
             (Outcome::NoMail, 0, Severity::Fine),
             (Outcome::Checked, 0, Severity::Fine),
             (Outcome::Stopped, 75, Severity::Fine),
+            (Outcome::JournalDown(why()), 1, Severity::Retry),
             (Outcome::Unreachable(why()), 69, Severity::Retry),
             (Outcome::TargetDown(why()), 71, Severity::Retry),
             (Outcome::Later(why()), 75, Severity::Retry),

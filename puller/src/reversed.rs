@@ -3,6 +3,9 @@
 //! The relay may be hostile. What it sends is parsed, held to the limits, and written anew for the target; only the
 //! domains that we asked for are taken (the REV rules). What the relay pipelines is collected and passed on as one
 //! flight; its answers are the target's verdicts, in the order of its commands.
+//!
+//! A delivery that the relay names (XDELIVERYID) is ours to hand over from MAIL on, and in the journal before its `250`
+//! goes out (R-DUP). What is there already is not passed on again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,16 +14,18 @@ use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::extension::Extensions;
 use atrn_shared::smtp::limits::{HEADER_OCTETS, RECEIVED_FIELDS};
 use atrn_shared::smtp::pace;
-use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
-use atrn_shared::smtp::reply::Reply;
+use atrn_shared::smtp::parameter::{DeliveryId, MailParameters, RcptParameters};
+use atrn_shared::smtp::reply::{ALREADY_DELIVERED, Reply};
 use atrn_shared::smtp::server::{Config, Event, Framing, Hello, HelloKind, Server, Summary, Tls};
 use atrn_shared::smtp::trace::Trace;
 use atrn_shared::wire::{Wire, WireError};
 use jiff::Zoned;
 use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
 
 use crate::config::Limits;
 use crate::handover::{Group, Handover, Verdict, Verdicts};
+use crate::journal::{Begun, Journal, JournalError};
 
 /// Silence within content (R5321-47).
 const DATA_TIMEOUT: Duration = Duration::from_secs(3 * 60);
@@ -28,6 +33,9 @@ const DATA_TIMEOUT: Duration = Duration::from_secs(3 * 60);
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A session that goes on and on is begun anew some time, between two messages.
 const SESSION_TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// A delivery that another session has in hand is waited for: mostly the relay lost that session, and its target is
+/// about to answer. The relay itself waits five minutes for the answer to MAIL (R5321-41).
+const IN_HAND_PATIENCE: Duration = Duration::from_secs(30);
 
 mod message;
 
@@ -47,6 +55,8 @@ pub struct Terms {
     pub domains: Vec<Domain>,
     /// What the relay may do to us.
     pub limits: Limits,
+    /// What is inside already.
+    pub journal: Journal,
     /// Ends the session at the next message boundary.
     pub stop: CancellationToken,
 }
@@ -57,6 +67,9 @@ pub enum End {
     /// The relay broke our limits or the protocol, and heard this.
     #[error("closed by us: {0}")]
     Closed(String),
+    /// What is inside cannot be written down, so nothing more is taken.
+    #[error("the journal failed: {0}")]
+    JournalLost(JournalError),
     /// The connection ended without QUIT.
     #[error("lost: {0}")]
     Lost(#[from] WireError),
@@ -114,8 +127,11 @@ struct Session<'t> {
 /// A question of the machine that waits for its answer.
 enum Asked {
     Mail,
-    /// With the refusal, when it is ours and the target is not asked.
-    Recipient(Option<(ForwardPath, Reply)>),
+    Recipient,
+    /// The recipient took the delivery when it was offered before; the target is not asked.
+    TakenBefore,
+    /// The refusal is ours, and the target is not asked.
+    Refused(ForwardPath, Reply),
     Content,
 }
 
@@ -127,14 +143,14 @@ impl<'t> Session<'t> {
             Tls::Unavailable
         };
         Self {
-            server: Server::new(Arc::new(machine(terms)), tls),
+            server: Server::new(Arc::new(machine(terms, &handover)), tls),
             terms,
             wire,
             handover,
             started: Instant::now(),
             group: Group::default(),
             asked: Vec::new(),
-            message: Message::new(),
+            message: Message::none(),
             count: 0,
             tally: Tally::default(),
             closing: None,
@@ -150,7 +166,11 @@ impl<'t> Session<'t> {
                     }
                 }
                 Event::NeedInput => self.pass_on().await,
-                Event::Mail(path, parameters) => self.mail(path, parameters),
+                Event::Mail(path, parameters) => {
+                    if let Err(error) = self.mail(path, parameters).await {
+                        return self.give_up(error).await;
+                    }
+                }
                 Event::Recipient(path, parameters) => self.recipient(path, parameters),
                 Event::Content(framing) => {
                     self.content(framing);
@@ -208,23 +228,71 @@ impl<'t> Session<'t> {
         }
     }
 
-    fn mail(&mut self, path: ReversePath, parameters: MailParameters) {
+    async fn mail(
+        &mut self,
+        path: ReversePath,
+        parameters: MailParameters,
+    ) -> Result<(), WireError> {
         self.count_envelope();
-        self.message = Message::new();
-        self.message.smtputf8 = parameters.smtputf8;
+        self.message = Message::new(&path, &parameters);
+        // What was refused from here on concerns this message.
+        drop(self.server.take_refusals());
+        if let Some(id) = &parameters.delivery_id {
+            match self.begin(id).await? {
+                Ok(Begun::Fresh(claim)) => self.message.claim = Some(claim),
+                Ok(Begun::InHand) => {
+                    self.refuse_sender(Reply::new(
+                        451,
+                        "4.3.0",
+                        "Another session has this delivery in hand",
+                    ));
+                    return Ok(());
+                }
+                Ok(Begun::Taken) => {
+                    let Terms { relay, session, .. } = self.terms;
+                    info!(%relay, %session, delivery_id = %id, "already delivered");
+                    self.server.answer(already_delivered("2.0.0"));
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.refuse_sender(Reply::new(451, "4.3.0", "Mail cannot be taken now"));
+                    self.journal_lost(error);
+                    return Ok(());
+                }
+            }
+        }
         self.group.mail = Some((path, parameters));
         self.asked.push(Asked::Mail);
+        Ok(())
+    }
+
+    /// Takes a delivery into our hands. What the relay waits for goes out before we wait for others.
+    async fn begin(&mut self, id: &DeliveryId) -> Result<Result<Begun, JournalError>, WireError> {
+        let journal = &self.terms.journal;
+        let begun = journal.begin(id).await;
+        if !matches!(begun, Ok(Begun::InHand)) {
+            return Ok(begun);
+        }
+        let wait = self.terms.limits.reply_timeout;
+        self.wire.write(&mut self.server.output, wait).await?;
+        Ok(journal.begin_within(id, IN_HAND_PATIENCE).await)
+    }
+
+    fn refuse_sender(&mut self, reply: Reply) {
+        self.message.refused(None, &reply, self.terms);
+        self.server.answer(reply);
     }
 
     fn recipient(&mut self, path: ForwardPath, parameters: RcptParameters) {
-        let refused = match self.refusal(&path) {
-            Some(reply) => Some((path, reply)),
-            None => {
-                self.group.recipients.push((path, parameters));
-                None
-            }
+        let asked = if let Some(refusal) = self.refusal(&path) {
+            Asked::Refused(path, refusal)
+        } else if self.message.was_taken_by(&path) {
+            Asked::TakenBefore
+        } else {
+            self.group.recipients.push((path, parameters));
+            Asked::Recipient
         };
-        self.asked.push(Asked::Recipient(refused));
+        self.asked.push(asked);
     }
 
     /// The REV rule: nothing but what we asked for, and the postmaster, whom every server must have (R5321-9).
@@ -278,9 +346,6 @@ impl<'t> Session<'t> {
             recipients,
             content,
         } = verdicts;
-        if let Some((path, _)) = self.group.mail.take() {
-            self.message.reverse_path = path;
-        }
         let passed_on = self.group.recipients.drain(..).map(|(path, _)| path);
         let mut passed_on = passed_on.zip(recipients);
         for asked in self.asked.drain(..) {
@@ -288,16 +353,18 @@ impl<'t> Session<'t> {
                 Asked::Mail => {
                     if let Some(refusal) = mail.as_ref().filter(|reply| !reply.is_positive()) {
                         self.message.refused(None, refusal, self.terms);
+                        self.message.claim = None;
                     }
                     mail.clone()
                 }
-                Asked::Recipient(Some((path, refusal))) => {
+                Asked::Refused(path, refusal) => {
                     self.message.refused(Some(&path), &refusal, self.terms);
                     self.server.answer(refusal);
                     self.server.count_error();
                     continue;
                 }
-                Asked::Recipient(None) => passed_on.next().map(|(path, reply)| {
+                Asked::TakenBefore => Some(already_delivered("2.1.5")),
+                Asked::Recipient => passed_on.next().map(|(path, reply)| {
                     if reply.is_positive() {
                         self.message.recipients.push(path);
                     } else {
@@ -353,11 +420,30 @@ impl<'t> Session<'t> {
         self.message
             .judged(&verdict, summary.octets, self.count, self.terms);
         self.tally.count(&verdict.reply, summary.octets);
+        let written = if verdict.reply.is_positive() {
+            self.write_down().await
+        } else {
+            Ok(())
+        };
+        self.message.claim = None;
         self.message.refusal = None;
         self.message.content = None;
+        // Whatever became of the entry: the message is inside, and to have it sent again would be wrong.
         self.server.answer(verdict.reply);
-        if self.handover.is_exhausted() {
+        if let Err(error) = written {
+            self.journal_lost(error);
+        } else if self.handover.is_exhausted() {
             self.target_lost();
+        }
+    }
+
+    /// The target has the message: that is durable before the relay hears of it (R-DUP), and also where the relay is
+    /// gone meanwhile and offers it again to somebody else (OWN-4).
+    async fn write_down(&mut self) -> Result<(), JournalError> {
+        let refused_here = !self.server.take_refusals().is_empty();
+        match self.message.claim.take() {
+            Some(claim) => claim.commit(self.message.taken(refused_here)).await,
+            None => Ok(()),
         }
     }
 
@@ -375,6 +461,7 @@ impl<'t> Session<'t> {
             self.message.judged(&verdict, 0, self.count, self.terms);
         }
         self.message.content = None;
+        self.message.claim = None;
         self.count_envelope();
         self.handover.abandon().await;
     }
@@ -394,6 +481,15 @@ impl<'t> Session<'t> {
         self.close(
             Reply::new(421, "4.4.1", "The mail server inside cannot be reached"),
             End::TargetLost,
+        );
+    }
+
+    fn journal_lost(&mut self, error: JournalError) {
+        let Terms { relay, session, .. } = self.terms;
+        error!(%relay, %session, %error, "no more mail is taken");
+        self.close(
+            Reply::new(421, "4.3.0", "No more mail can be taken now"),
+            End::JournalLost(error),
         );
     }
 
@@ -434,12 +530,14 @@ impl<'t> Session<'t> {
 /// Room for the relay's own trace header: with the same limit on both sides, what a sender was allowed to send comes in.
 const RELAY_TRACE_OCTETS: usize = 4096;
 
-/// All that a relay is offered does not depend on the target: what the target cannot take is refused message by
-/// message, and its keywords stay inside.
-fn machine(terms: &Terms) -> Config {
+/// What a relay is offered does not depend on the target: what the target cannot take is refused message by message,
+/// and its keywords stay inside. DSN alone does, for it moves a duty: to pass on what a sender asked of a server that
+/// knows nothing of it would leave the sender without his report (RFC 3461 §5.2.2), which is the relay's to make then.
+fn machine(terms: &Terms, handover: &Handover) -> Config {
     let extensions = Extensions {
         chunking: true,
-        dsn: true,
+        delivery_id: true,
+        dsn: handover.offers_dsn(),
         eight_bit_mime: true,
         enhanced_status_codes: true,
         pipelining: true,
@@ -460,6 +558,11 @@ fn machine(terms: &Terms) -> Config {
         received_max: RECEIVED_FIELDS + 1,
         ..config
     }
+}
+
+/// 258, to MAIL or RCPT.
+fn already_delivered(enhanced: &str) -> Reply {
+    Reply::new(ALREADY_DELIVERED, enhanced, "already delivered")
 }
 
 fn last_line(output: &[u8]) -> String {

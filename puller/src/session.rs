@@ -19,6 +19,7 @@ use tracing::{debug, error, info, warn};
 use crate::config::{Credentials, Limits, PullerConfig, RelayConfig, RelayTls};
 use crate::dial::{self, CONNECT_TIMEOUT, resolve};
 use crate::handover::{self, Handover};
+use crate::journal::Journal;
 use crate::login;
 use crate::outcome::{Outcome, Severity};
 use crate::reversed::{self, Tally, Terms};
@@ -48,12 +49,12 @@ pub struct Pull {
 }
 
 /// How far a pull goes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Purpose {
     /// All but ATRN.
     DryRun,
-    /// Mail.
-    Mail,
+    /// Mail, which is written down in the journal.
+    Mail(Journal),
 }
 
 /// What came of a pull.
@@ -84,6 +85,7 @@ impl Pull {
     pub fn new(
         config: &PullerConfig,
         relay: &RelayConfig,
+        purpose: Purpose,
         stop: CancellationToken,
     ) -> Result<Self, ConfigErrors> {
         let (credentials, handover) = match (
@@ -105,7 +107,7 @@ impl Pull {
             domains: relay.domains.clone(),
             limits: config.limits,
             handover,
-            purpose: Purpose::Mail,
+            purpose,
             stop,
         })
     }
@@ -117,8 +119,8 @@ impl Pull {
         let mut tally = Tally::default();
         let outcome = match self.turn(&session).await {
             Err(outcome) => outcome,
-            Ok((wire, handover)) => {
-                let terms = self.terms(session.clone());
+            Ok((wire, handover, journal)) => {
+                let terms = self.terms(session.clone(), journal);
                 let (counted, end) = reversed::serve(wire, handover, &terms).await;
                 tally = counted;
                 Outcome::of_session(&end, &tally)
@@ -134,7 +136,12 @@ impl Pull {
     }
 
     /// Up to the reversal: a connection on which the relay waits for our greeting.
-    async fn turn(&self, session: &str) -> Result<(Wire, Handover), Outcome> {
+    async fn turn(&self, session: &str) -> Result<(Wire, Handover, Journal), Outcome> {
+        if let Purpose::Mail(journal) = &self.purpose {
+            // What could not be written down could come twice, so it is not asked for.
+            let ready = journal.ready().await;
+            ready.map_err(|error| Outcome::JournalDown(error.to_string()))?;
+        }
         let handover = Handover::open(&self.handover).await.map_err(|error| {
             Outcome::TargetDown(format!(
                 "{}: {}",
@@ -152,23 +159,17 @@ impl Pull {
             // Nothing was taken yet, so nothing is lost.
             () = self.stop.cancelled() => Err(Outcome::Stopped),
         };
-        match asked {
-            Ok((
-                wire,
-                Asked {
-                    outcome: customer::Outcome::Turned,
-                    ..
-                },
-            )) => Ok((wire, handover)),
-            Ok((_, asked)) => {
-                handover.quit().await;
-                Err(Outcome::of_asking(&asked.outcome))
+        let ended = match (asked, &self.purpose) {
+            (Ok((wire, asked)), Purpose::Mail(journal))
+                if matches!(asked.outcome, customer::Outcome::Turned) =>
+            {
+                return Ok((wire, handover, journal.clone()));
             }
-            Err(outcome) => {
-                handover.quit().await;
-                Err(outcome)
-            }
-        }
+            (Ok((_, asked)), _) => Outcome::of_asking(&asked.outcome),
+            (Err(outcome), _) => outcome,
+        };
+        handover.quit().await;
+        Err(ended)
     }
 
     /// A connection to the relay, encrypted from its first octet where the settings say so.
@@ -201,7 +202,7 @@ impl Pull {
     pub(crate) async fn ask(&self, mut wire: Wire) -> Result<(Wire, Asked), Outcome> {
         let config = Arc::new(self.customer());
         let mut customer = Customer::new(config, login::context(&wire, wire.is_tls()));
-        if self.purpose == Purpose::DryRun {
+        if matches!(self.purpose, Purpose::DryRun) {
             customer = customer.only_authenticate();
         }
         loop {
@@ -284,13 +285,14 @@ impl Pull {
         }
     }
 
-    fn terms(&self, session: String) -> Terms {
+    fn terms(&self, session: String, journal: Journal) -> Terms {
         Terms {
             hostname: self.hostname.clone(),
             relay: self.relay.name.clone(),
             session,
             domains: self.domains.clone(),
             limits: self.limits,
+            journal,
             stop: self.stop.clone(),
         }
     }

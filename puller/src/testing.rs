@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use atrn_shared::config::Address;
 use atrn_shared::smtp::address::Domain;
+use tempfile::TempDir;
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
 };
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{HandoverConfig, HandoverTls, Limits, Target};
 use crate::handover::Setup;
+use crate::journal::Journal;
 use crate::reversed::Terms;
 
 /// A test that waits longer has failed.
@@ -101,7 +103,7 @@ pub(crate) struct Record {
 pub(crate) struct Corporate {
     pub(crate) target: Target,
     shared: Arc<Shared>,
-    _folder: Option<tempfile::TempDir>,
+    _folder: Option<TempDir>,
 }
 
 #[derive(Debug)]
@@ -427,7 +429,7 @@ impl RelayEnd {
     }
 }
 
-pub(crate) fn terms() -> Terms {
+pub(crate) fn terms(journal: Journal) -> Terms {
     Terms {
         hostname: "puller.example.org".to_owned(),
         relay: "mx1".to_owned(),
@@ -440,6 +442,12 @@ pub(crate) fn terms() -> Terms {
             max_message_size: 100_000,
             ..Limits::default()
         },
+        journal,
         stop: CancellationToken::new(),
     }
+}
+
+/// A new journal.
+pub(crate) fn journal(folder: &TempDir) -> Journal {
+    Journal::open(folder.path()).unwrap()
 }

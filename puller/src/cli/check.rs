@@ -14,6 +14,7 @@ use super::{chosen, load, runtime};
 use crate::config::{PullerConfig, RelayConfig, RelayTls};
 use crate::dial::{self, resolve};
 use crate::handover::Handover;
+use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::session::{Asked, Pull, Purpose};
 
@@ -64,19 +65,14 @@ async fn check(
     relays: &[&RelayConfig],
     common: &Common,
 ) -> Result<Vec<Line>, Failure> {
-    let mut all = vec![clock(common)];
+    let mut all = vec![clock(common), journal(config)];
     for relay in relays {
-        let pull = Pull::new(config, relay, CancellationToken::new())?;
+        let pull = Pull::new(config, relay, Purpose::DryRun, CancellationToken::new())?;
         let mut lines = Lines {
             relay,
             lines: Vec::new(),
         };
-        let _ = lines
-            .check(&Pull {
-                purpose: Purpose::DryRun,
-                ..pull
-            })
-            .await;
+        let _ = lines.check(&pull).await;
         all.append(&mut lines.lines);
     }
     all.push(handover(config, relays[0]).await?);
@@ -223,8 +219,35 @@ fn clock(common: &Common) -> Line {
     }
 }
 
+/// What is inside already, as far as it can be told without pulling.
+fn journal(config: &PullerConfig) -> Line {
+    let line = |ok, detail, code| Line {
+        of: "system".to_owned(),
+        check: "journal",
+        ok,
+        detail,
+        code,
+    };
+    match Journal::examine(&config.data_dir) {
+        Ok(None) => line(
+            true,
+            "none yet; the first pull makes it".to_owned(),
+            ExitCode::Success,
+        ),
+        Ok(Some(summary)) => line(
+            true,
+            format!("{} deliveries", summary.entries),
+            ExitCode::Success,
+        ),
+        Err(error) => {
+            let Failure { text, code } = error.into();
+            line(false, text, code)
+        }
+    }
+}
+
 async fn handover(config: &PullerConfig, relay: &RelayConfig) -> Result<Line, Failure> {
-    let pull = Pull::new(config, relay, CancellationToken::new())?;
+    let pull = Pull::new(config, relay, Purpose::DryRun, CancellationToken::new())?;
     let target = pull.handover.target().to_string();
     let (ok, detail) = match Handover::open(&pull.handover).await {
         Ok(handover) => {

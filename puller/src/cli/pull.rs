@@ -13,6 +13,7 @@ use tracing::warn;
 use super::{chosen, load, runtime, stop_on_signals};
 use crate::config::{PullerConfig, RelayConfig};
 use crate::daemon::STOP_TIMEOUT;
+use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::session::{Pull, Purpose, Report};
 use crate::status::StatusFiles;
@@ -59,10 +60,19 @@ impl PullCommand {
         let runtime = runtime()?;
         let outcome = runtime.block_on(async {
             let stop = stop_on_signals()?;
-            let pulls = self.pulls(&config, &relays, &stop)?;
+            let mut pulls = pulls(&config, &relays, &stop)?;
             // Last: what is wrong with the files leaves nothing behind.
             let status = StatusFiles::open(&config.data_dir)?;
-            pull_all(pulls, &stop, (!self.dry_run).then_some(&status)).await
+            if self.dry_run {
+                return pull_all(pulls, &stop, None).await;
+            }
+            let journal = Journal::open(&config.data_dir)?;
+            for pull in &mut pulls {
+                pull.purpose = Purpose::Mail(journal.clone());
+            }
+            let rows = pull_all(pulls, &stop, Some(&status)).await;
+            journal.end().await;
+            rows
         });
         runtime.shutdown_background();
         let rows = outcome?;
@@ -108,29 +118,22 @@ impl PullCommand {
         });
         Ok(wanted.filter(|(_, domains)| !domains.is_empty()).collect())
     }
+}
 
-    /// Everything is loaded before the first connection is made.
-    fn pulls(
-        &self,
-        config: &PullerConfig,
-        relays: &[(&RelayConfig, Vec<Domain>)],
-        stop: &CancellationToken,
-    ) -> Result<Vec<Pull>, Failure> {
-        let purpose = if self.dry_run {
-            Purpose::DryRun
-        } else {
-            Purpose::Mail
-        };
-        let one = |(relay, domains): &(&RelayConfig, Vec<Domain>)| {
-            let pull = Pull::new(config, relay, stop.clone())?;
-            Ok(Pull {
-                domains: domains.clone(),
-                purpose,
-                ..pull
-            })
-        };
-        relays.iter().map(one).collect()
-    }
+/// Everything is loaded before the first connection is made.
+fn pulls(
+    config: &PullerConfig,
+    relays: &[(&RelayConfig, Vec<Domain>)],
+    stop: &CancellationToken,
+) -> Result<Vec<Pull>, Failure> {
+    let one = |(relay, domains): &(&RelayConfig, Vec<Domain>)| {
+        let pull = Pull::new(config, relay, Purpose::DryRun, stop.clone())?;
+        Ok(Pull {
+            domains: domains.clone(),
+            ..pull
+        })
+    };
+    relays.iter().map(one).collect()
 }
 
 /// All at once: a relay that hangs must not keep the mail of the others.

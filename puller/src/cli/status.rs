@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::chosen;
 use crate::config::PullerConfig;
+use crate::journal::{Journal, Summary};
 use crate::status::{DaemonLock, RelayStatus, StatusFiles};
 
 /// Show each relay's last pull, its next one, and what is wrong
@@ -26,6 +27,16 @@ struct Status {
     /// Whether `atrn-puller run` runs.
     running: bool,
     relays: Vec<Row>,
+    /// Absent before the first pull.
+    journal: Option<JournalState>,
+}
+
+/// What is known of the journal, or why nothing is.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum JournalState {
+    Known(Summary),
+    Unknown { error: String },
 }
 
 #[derive(Serialize)]
@@ -57,6 +68,7 @@ impl StatusCommand {
         let status = Status {
             running,
             relays: relays.collect(),
+            journal: journal(&config),
         };
         common
             .output()
@@ -103,7 +115,28 @@ fn table(status: &Status, now: Timestamp) -> String {
     } else {
         "no daemon running"
     };
-    format!("{table}{alarms}\n{daemon}")
+    let journal = match &status.journal {
+        None => String::new(),
+        Some(JournalState::Known(summary)) => match summary.oldest_at {
+            Some(at) => format!(
+                ", {} deliveries in the journal, the oldest from {}",
+                summary.entries,
+                ago(at, now)
+            ),
+            None => ", the journal is empty".to_owned(),
+        },
+        Some(JournalState::Unknown { error }) => format!("\nALARM journal: {error}"),
+    };
+    format!("{table}{alarms}\n{daemon}{journal}")
+}
+
+fn journal(config: &PullerConfig) -> Option<JournalState> {
+    match Journal::examine(&config.data_dir) {
+        Ok(summary) => summary.map(JournalState::Known),
+        Err(error) => Some(JournalState::Unknown {
+            error: Failure::from(error).text,
+        }),
+    }
 }
 
 fn ago(then: Timestamp, now: Timestamp) -> String {
@@ -156,13 +189,17 @@ mod tests {
         let status = Status {
             running: true,
             relays: vec![row("mx1", known), row("mx22", RelayStatus::default())],
+            journal: Some(JournalState::Known(Summary {
+                entries: 4_711,
+                oldest_at: Some(at(120)),
+            })),
         };
         let expected = "\
 RELAY  LAST PULL  RESULT   MESSAGES     SIZE  LAST MAIL  NEXT PULL  FAILURES
 mx1    2m ago     refused        12  48.2 kB  1m ago     in 3m             1
 mx22   never      -               -        -  -          -                 0
 ALARM mx1: the relay says 535 5.7.8 no
-daemon running";
+daemon running, 4711 deliveries in the journal, the oldest from 2h ago";
         assert_eq!(table(&status, at(10_120)), expected);
     }
 }

@@ -175,6 +175,15 @@ impl Handover {
         }
     }
 
+    /// Whether the target makes the reports that senders ask for (RFC 3461), so that their wishes can be passed on to it.
+    #[must_use]
+    pub fn offers_dsn(&self) -> bool {
+        match self {
+            Self::Maildir(_) => false,
+            Self::Smtp(smtp) => smtp.offers_dsn(),
+        }
+    }
+
     /// Passes on what the relay asked, in one flight where the target takes that.
     pub async fn begin(&mut self, group: &Group) -> Verdicts {
         match self {

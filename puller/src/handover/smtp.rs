@@ -61,6 +61,11 @@ impl Smtp {
         })
     }
 
+    pub(super) fn offers_dsn(&self) -> bool {
+        let dialogue = self.dialogue.as_ref();
+        dialogue.is_some_and(|dialogue| dialogue.client().extensions().dsn)
+    }
+
     pub(super) fn is_exhausted(&self) -> bool {
         self.faults >= FAULTS_MAX
     }

@@ -34,6 +34,8 @@ pub const KEEP: Duration = Duration::from_secs(60 * 86_400);
 /// How often somebody who waits for a delivery in other hands looks again: at first, and at last.
 const LOOK_AGAIN_FIRST: Duration = Duration::from_millis(2);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(100);
+/// The end of a process waits so long for the last commit.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 const DATABASE: &str = "journal.db";
 const LOCKS: &str = "journal.lock";
 
@@ -169,6 +171,15 @@ impl Journal {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LOOK_AGAIN_MAX);
+        }
+    }
+
+    /// [`Journal::close`] for a process that is about to end: what a session has left behind is still written, but a
+    /// disk that hangs does not keep the process.
+    pub async fn end(self) {
+        let closing = spawn_blocking(move || self.close());
+        if tokio::time::timeout(END_TIMEOUT, closing).await.is_err() {
+            tracing::error!("the journal could not be closed in time");
         }
     }
 

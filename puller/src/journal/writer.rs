@@ -48,6 +48,7 @@ pub(super) struct Entry {
     pub(super) id: DeliveryId,
     /// `None`: everybody.
     pub(super) recipients: Option<BTreeSet<String>>,
+    #[expect(dead_code, reason = "the delivery is held as long as this lives")]
     pub(super) hold: Hold,
 }
 

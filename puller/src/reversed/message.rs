@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use atrn_shared::log::peer;
 use atrn_shared::smtp::address::{ForwardPath, ReversePath};
+use atrn_shared::smtp::parameter::{DeliveryId, MailParameters};
 use atrn_shared::smtp::reply::Reply;
 use tracing::{info, warn};
 
 use super::Terms;
 use crate::handover::Verdict;
+use crate::journal::{Claim, Taken};
 
 /// Recipients that a log line names.
 const PATHS_SHOWN: usize = 10;
@@ -45,6 +47,10 @@ pub(super) struct Message {
     pub(super) began: Instant,
     pub(super) reverse_path: ReversePath,
     pub(super) smtputf8: bool,
+    delivery_id: Option<DeliveryId>,
+    /// Ours to hand over, where the relay gave it an id.
+    pub(super) claim: Option<Claim>,
+    /// Those that the target accepted.
     pub(super) recipients: Vec<ForwardPath>,
     /// The first refusal of the envelope.
     pub(super) refusal: Option<Reply>,
@@ -60,14 +66,36 @@ pub(super) struct Content {
 }
 
 impl Message {
-    pub(super) fn new() -> Self {
+    pub(super) fn none() -> Self {
+        Self::new(&ReversePath::Null, &MailParameters::default())
+    }
+
+    pub(super) fn new(reverse_path: &ReversePath, parameters: &MailParameters) -> Self {
         Self {
             began: Instant::now(),
-            reverse_path: ReversePath::Null,
-            smtputf8: false,
+            reverse_path: reverse_path.clone(),
+            smtputf8: parameters.smtputf8,
+            delivery_id: parameters.delivery_id.clone(),
+            claim: None,
             recipients: Vec::new(),
             refusal: None,
             content: None,
+        }
+    }
+
+    /// Whether the journal says that the recipient has it already.
+    pub(super) fn was_taken_by(&self, recipient: &ForwardPath) -> bool {
+        let claim = self.claim.as_ref();
+        claim.is_some_and(|claim| claim.was_taken_by(recipient))
+    }
+
+    /// Who has it now that the target took it. `refused_here`: the machine refused something without asking us, which
+    /// may have been a recipient.
+    pub(super) fn taken(&self, refused_here: bool) -> Taken {
+        if refused_here || self.refusal.is_some() {
+            Taken::Recipients(self.recipients.clone())
+        } else {
+            Taken::Whole
         }
     }
 
@@ -91,13 +119,14 @@ impl Message {
     /// The one line of a message that came to its end. `id`: as in its trace header, behind the session.
     pub(super) fn judged(&self, verdict: &Verdict, size: u64, id: u64, terms: &Terms) {
         let Terms { relay, session, .. } = terms;
+        let delivery_id = self.delivery_id.as_ref().map(DeliveryId::as_str);
         let (reverse_path, said) = (self.reverse_path.to_string(), verdict.said.to_string());
         let (reverse_path, reply, delay) = (peer(&reverse_path), peer(&said), self.began.elapsed());
         let forward_path = Paths(&self.recipients);
         if verdict.reply.is_positive() {
-            info!(%relay, %session, id, reverse_path = ?reverse_path, %forward_path, size, ?delay, ?reply, "handed over");
+            info!(%relay, %session, id, delivery_id, reverse_path = ?reverse_path, %forward_path, size, ?delay, ?reply, "handed over");
         } else {
-            warn!(%relay, %session, id, reverse_path = ?reverse_path, %forward_path, size, ?delay, ?reply, "refused");
+            warn!(%relay, %session, id, delivery_id, reverse_path = ?reverse_path, %forward_path, size, ?delay, ?reply, "refused");
         }
     }
 }

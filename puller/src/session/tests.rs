@@ -6,12 +6,12 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::testing::{Corporate, PATIENCE, Script};
+use crate::testing::{Corporate, PATIENCE, Script, journal};
 
 const OFFER: &str = "250-relay.example.net\r\n250-AUTH CRAM-MD5\r\n250 ATRN\r\n";
 
 /// The settings of a pull, by way of a file as anybody would write it.
-fn pull(address: &str, corporate: &Corporate) -> Pull {
+fn pull(address: &str, corporate: &Corporate, purpose: Purpose) -> Pull {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("puller.toml");
     let text = format!(
@@ -33,7 +33,7 @@ fn pull(address: &str, corporate: &Corporate) -> Pull {
         },
         limits: config.limits,
         handover: corporate.setup(),
-        purpose: Purpose::Mail,
+        purpose,
         stop: CancellationToken::new(),
     }
 }
@@ -52,34 +52,33 @@ async fn play(listener: TcpListener, script: Vec<String>) -> String {
     heard
 }
 
-/// A pull from a relay with this script; what the relay heard.
-async fn pulled(script: &[&str], purpose: Purpose) -> (Report, String) {
+/// A pull of mail from a relay with this script; what the relay heard.
+async fn pulled(script: &[&str]) -> (Report, String) {
+    let folder = tempfile::tempdir().unwrap();
+    pulled_for(script, Purpose::Mail(journal(&folder))).await
+}
+
+async fn pulled_for(script: &[&str], purpose: Purpose) -> (Report, String) {
     let corporate = Corporate::start(Script::default()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let script = script.iter().map(|line| format!("{line}\r\n")).collect();
     let relay = tokio::spawn(play(listener, script));
-    let pull = Pull {
-        purpose,
-        ..pull(&address, &corporate)
-    };
+    let pull = pull(&address, &corporate, purpose);
     let report = tokio::time::timeout(PATIENCE, pull.run()).await.unwrap();
     (report, relay.await.unwrap())
 }
 
 /// To the reply to ATRN, and a goodbye.
 async fn asked(reply: &str) -> (Report, String) {
-    pulled(
-        &[
-            "220 relay.example.net",
-            OFFER.trim_end(),
-            "334 PDEuMkByPg==",
-            "235 2.7.0 ok",
-            reply,
-            "221 2.0.0 bye",
-        ],
-        Purpose::Mail,
-    )
+    pulled(&[
+        "220 relay.example.net",
+        OFFER.trim_end(),
+        "334 PDEuMkByPg==",
+        "235 2.7.0 ok",
+        reply,
+        "221 2.0.0 bye",
+    ])
     .await
 }
 
@@ -132,7 +131,7 @@ async fn a_dry_run_asks_for_nothing() {
         "235 2.7.0 ok",
         "221 2.0.0 bye",
     ];
-    let (report, heard) = pulled(&script, Purpose::DryRun).await;
+    let (report, heard) = pulled_for(&script, Purpose::DryRun).await;
     assert_eq!(report.outcome, Outcome::Checked);
     assert!(
         heard.ends_with("QUIT\r\n") && !heard.contains("ATRN"),
@@ -148,7 +147,7 @@ async fn who_does_not_offer_atrn_learns_nothing() {
         "250-relay.example.net\r\n250 AUTH CRAM-MD5",
         "250-relay.example.net\r\n250 ATRN",
     ] {
-        let (report, heard) = pulled(&["220 r", offer, "221 bye"], Purpose::Mail).await;
+        let (report, heard) = pulled(&["220 r", offer, "221 bye"]).await;
         assert_eq!(report.outcome.exit_code().code(), 76);
         assert_eq!(heard, "EHLO puller.example.org\r\nQUIT\r\n");
     }
@@ -158,7 +157,11 @@ async fn who_does_not_offer_atrn_learns_nothing() {
 async fn the_target_is_tried_before_the_relay() {
     let corporate = Corporate::start(Script::default().on("GREETING", "554 5.3.2 down")).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let pull = pull(&listener.local_addr().unwrap().to_string(), &corporate);
+    let pull = pull(
+        &listener.local_addr().unwrap().to_string(),
+        &corporate,
+        Purpose::DryRun,
+    );
     let report = pull.run().await;
     assert_eq!(
         report.outcome.exit_code().code(),
@@ -182,7 +185,7 @@ async fn mail_comes_on_the_connection_that_asked_for_it() {
         "EHLO relay.example.net",
     ];
     let message = "MAIL FROM:<>\r\nRCPT TO:<u@example.com>\r\nBDAT 3 LAST\r\nx\r\nQUIT";
-    let (report, heard) = pulled(&[&script[..], &[message]].concat(), Purpose::Mail).await;
+    let (report, heard) = pulled(&[&script[..], &[message]].concat()).await;
     assert_eq!(report.outcome, Outcome::Pulled, "{heard}");
     assert_eq!((report.tally.messages, report.tally.octets), (1, 3));
 }
@@ -194,7 +197,9 @@ async fn a_relay_that_is_not_there_is_unreachable() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let report = pull(&unused.to_string(), &corporate).run().await;
+    let report = pull(&unused.to_string(), &corporate, Purpose::DryRun)
+        .run()
+        .await;
     assert_eq!(report.outcome.exit_code().code(), 69);
     let reason = report.outcome.to_string();
     assert!(
@@ -207,7 +212,7 @@ async fn a_relay_that_is_not_there_is_unreachable() {
 #[tokio::test]
 async fn the_reply_to_atrn_may_take_ten_minutes() {
     let corporate = Corporate::start(Script::default()).await;
-    let mut pull = pull("127.0.0.1:366", &corporate);
+    let mut pull = pull("127.0.0.1:366", &corporate, Purpose::DryRun);
     assert_eq!(
         pull.relay.address,
         Address {
@@ -226,7 +231,11 @@ async fn the_reply_to_atrn_may_take_ten_minutes() {
 async fn a_stop_while_the_relay_thinks_ends_the_pull() {
     let corporate = Corporate::start(Script::default()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let pull = pull(&listener.local_addr().unwrap().to_string(), &corporate);
+    let pull = pull(
+        &listener.local_addr().unwrap().to_string(),
+        &corporate,
+        Purpose::DryRun,
+    );
     pull.stop.cancel();
     assert_eq!(pull.run().await.outcome, Outcome::Stopped);
 }
