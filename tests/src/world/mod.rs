@@ -139,7 +139,7 @@ impl Setup {
         self
     }
 
-    /// A setting of the relay, by its path: `smtp.max_recipients`.
+    /// A setting of the relay, by its path: `smtp.max_recipients`; `domain.hold_for` is that of every domain.
     pub fn relay(mut self, path: &str, value: impl Into<toml::Value>) -> Self {
         self.relay.push((path.to_owned(), value.into()));
         self
@@ -181,7 +181,17 @@ impl Setup {
             .tempdir_in(&self.parent)
             .expect("a folder");
         let mut relay = Relay::init(folder.path(), &self.domains, self.tls);
-        relay.configure(|settings| settings.set_all(&self.relay));
+        for (path, value) in &self.relay {
+            match path.strip_prefix("domain.") {
+                None => relay.configure(|settings| {
+                    settings.set(path, value.clone());
+                }),
+                Some(key) => self
+                    .domains
+                    .iter()
+                    .for_each(|domain| relay.configure_domain(domain, key, value.clone())),
+            }
+        }
         for (name, domains) in &self.accounts {
             relay.add_account(name, domains);
         }

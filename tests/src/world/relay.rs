@@ -96,6 +96,15 @@ impl Relay {
         settings.write(&self.config);
     }
 
+    /// Changes a setting of a domain, in the file that `atrn-relay` made for it.
+    pub fn configure_domain(&self, domain: &str, key: &str, value: impl Into<toml::Value>) {
+        let folder = self.config.parent().expect("a folder");
+        let file = folder.join(format!("conf.d/domain-{domain}.toml"));
+        Settings::edit(&file, |settings| {
+            settings.set(&format!("domain.{key}"), value);
+        });
+    }
+
     /// Adds an account by `atrn-relay account add`, and keeps its secret for the puller.
     ///
     /// # Panics
