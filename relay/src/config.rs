@@ -131,6 +131,8 @@ pub struct DomainConfig {
     pub recipients: Recipients,
     /// Who is told of mail that cannot be delivered.
     pub reports: Reports,
+    /// How long mail that failed or expired stays to be looked at before it is removed.
+    pub keep_failed: Duration,
     /// Where it is configured.
     pub place: Place,
 }
@@ -158,6 +160,27 @@ pub enum Reports {
     /// The sender where SPF or DMARC passed, else the postmaster.
     #[default]
     VerifiedSender,
+}
+
+impl Reports {
+    /// In the order in which they are named to people.
+    pub const ALL: [Self; 4] = [
+        Self::VerifiedSender,
+        Self::Sender,
+        Self::Postmaster,
+        Self::None,
+    ];
+
+    /// The word in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Postmaster => "postmaster",
+            Self::Sender => "sender",
+            Self::VerifiedSender => "verified-sender",
+        }
+    }
 }
 
 /// An `[[account]]`: a puller's identity.
@@ -270,6 +293,8 @@ impl Default for OdmrConfig {
 
 /// How long mail waits to be pulled (RFC 5321 §4.5.4.1 asks for four to five days at least).
 pub const HOLD_FOR_DEFAULT: Duration = Duration::from_secs(5 * 86_400);
+/// How long mail that failed or expired is kept.
+pub const KEEP_FAILED_DEFAULT: Duration = Duration::from_secs(30 * 86_400);
 /// Octets held for a domain.
 pub const MAX_QUEUE_SIZE_DEFAULT: u64 = 10_000_000_000;
 /// Messages held for a domain.

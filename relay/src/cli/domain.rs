@@ -79,6 +79,8 @@ struct Shown {
     status: DomainStatus,
     accounts: Vec<String>,
     hold_for: Option<String>,
+    reports: Option<&'static str>,
+    keep_failed: Option<String>,
     /// File and line.
     place: Option<String>,
 }
@@ -232,6 +234,8 @@ fn all(config: RelayConfig) -> Result<Vec<Shown>, Failure> {
         Shown {
             accounts: accounts.map(|account| account.name.clone()).collect(),
             hold_for: domain.map(|domain| show_duration(domain.hold_for)),
+            reports: domain.map(|domain| domain.reports.name()),
+            keep_failed: domain.map(|domain| show_duration(domain.keep_failed)),
             place: domain.map(|domain| domain.place.to_string()),
             status,
         }
@@ -246,15 +250,20 @@ fn describe(shown: &Shown, now: Timestamp) -> String {
         .status
         .max_queue_size
         .zip(shown.status.max_queue_messages);
-    match (&shown.hold_for, quota, &shown.place) {
-        (Some(hold_for), Some((octets, messages)), Some(place)) => lines.extend([
-            ("hold for", hold_for.clone()),
-            (
-                "max queue",
-                format!("{}, {messages} messages", show_size(octets)),
-            ),
-            ("configured in", place.clone()),
-        ]),
+    let ending = shown.reports.zip(shown.keep_failed.as_ref());
+    match (&shown.hold_for, ending, quota, &shown.place) {
+        (Some(hold_for), Some((reports, keep_failed)), Some((octets, messages)), Some(place)) => {
+            lines.extend([
+                ("hold for", hold_for.clone()),
+                ("reports", reports.to_owned()),
+                ("keep failed", keep_failed.clone()),
+                (
+                    "max queue",
+                    format!("{}, {messages} messages", show_size(octets)),
+                ),
+                ("configured in", place.clone()),
+            ])
+        }
         _ => lines.push((
             "configured in",
             "nothing: no mail is accepted for it".to_owned(),

@@ -13,9 +13,9 @@ use atrn_shared::tls::SpkiPin;
 use ipnet::IpNet;
 
 use super::{
-    AccountConfig, DATA_DIR_DEFAULT, DomainConfig, HOLD_FOR_DEFAULT, MAX_QUEUE_MESSAGES_DEFAULT,
-    MAX_QUEUE_SIZE_DEFAULT, OdmrConfig, OdmrTls, Recipients, RelayConfig, Reports, SmtpConfig,
-    TlsFiles, is_account_name,
+    AccountConfig, DATA_DIR_DEFAULT, DomainConfig, HOLD_FOR_DEFAULT, KEEP_FAILED_DEFAULT,
+    MAX_QUEUE_MESSAGES_DEFAULT, MAX_QUEUE_SIZE_DEFAULT, OdmrConfig, OdmrTls, Recipients,
+    RelayConfig, Reports, SmtpConfig, TlsFiles, is_account_name,
 };
 
 impl Configuration for RelayConfig {
@@ -186,19 +186,16 @@ fn read_domain(section: &Section<'_>) -> Option<DomainConfig> {
     let recipients = section.or("recipients", Recipients::Any, |value| {
         value.word(&RECIPIENTS)
     });
-    let reports = section.or("reports", Reports::VerifiedSender, |value| {
-        value.word(&REPORTS)
+    let reports = section.or("reports", Reports::default(), |value| {
+        value.word(&Reports::ALL.map(|reports| (reports.name(), reports)))
+    });
+    let keep_failed = section.or("keep_failed", KEEP_FAILED_DEFAULT, |value| {
+        value.duration(&HOLD_TIMES)
     });
     if recipients != Recipients::Any {
         section.warn(
             "recipients",
             "not available in this version: every recipient is accepted",
-        );
-    }
-    if section.has("reports") && reports != Reports::None {
-        section.warn(
-            "reports",
-            "not available in this version: mail that is refused for good stays failed and visible",
         );
     }
     Some(DomainConfig {
@@ -208,6 +205,7 @@ fn read_domain(section: &Section<'_>) -> Option<DomainConfig> {
         max_queue_messages,
         recipients,
         reports,
+        keep_failed,
         place: section.place("name"),
     })
 }
@@ -393,10 +391,4 @@ const RECIPIENTS: [(&str, Recipients); 3] = [
     ("any", Recipients::Any),
     ("pushed", Recipients::Pushed),
     ("file", Recipients::File),
-];
-const REPORTS: [(&str, Reports); 4] = [
-    ("verified-sender", Reports::VerifiedSender),
-    ("sender", Reports::Sender),
-    ("postmaster", Reports::Postmaster),
-    ("none", Reports::None),
 ];

@@ -98,7 +98,7 @@ fn what_has_no_effect_is_said() {
         ("[dns]\nservers = [\"192.0.2.1:53\"]", vec![ignored("dns", 9)]),
         ("[smtp]\nproxy_protocol = [\"192.0.2.0/24\"]", vec![ignored("proxy_protocol", 10)]),
         ("[smtp]\nproxy_protocol = []", vec![]),
-        ("reports = \"none\"", vec![]),
+        ("reports = \"sender\"", vec![]),
         (
             "recipients = \"pushed\"",
             vec!["relay.toml:9: recipients: not available in this version: every recipient is accepted".to_owned()],
@@ -195,6 +195,14 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "hold_four = \"5d\"",
         "relay.toml:9: hold_four: is not a known key in [[domain]]; did you mean \"hold_for\"?",
+    ),
+    (
+        "keep_failed = \"0s\"",
+        "relay.toml:9: keep_failed: \"0s\" is out of range; use \"1s\" to \"365d\"",
+    ),
+    (
+        "reports = \"all\"",
+        "relay.toml:9: reports: \"all\" is not known; use \"verified-sender\", \"sender\", \"postmaster\" or \"none\"",
     ),
     (
         "recipients = \"all\"",
