@@ -9,19 +9,24 @@
 //! * [`transcript`]: dialogues from files, played against both machines and both programs;
 //! * [`software`]: other people's mail software, where it is installed;
 //! * [`faults`]: calls that fail, disks that are full, and the ledger of what came of the mail;
+//! * [`power`]: what a power loss leaves, for thousands of moments;
+//! * [`campaign`]: both programs killed again and again, and the ledger of what came of the mail;
 //! * [`conformance`]: which test covers which requirement.
 //!
 //! All of it is blocking code on threads with deadlines: a test reads from top to bottom, and
 //! a failure shows the dialogue and the logs of the programs.
 
+pub mod campaign;
 pub mod captured;
 pub mod certs;
 pub mod conformance;
 pub mod faults;
 pub mod inside;
 pub mod message;
+pub mod model;
 pub mod peer;
 pub mod ports;
+pub mod power;
 pub mod process;
 pub mod sender;
 pub mod software;
