@@ -11,11 +11,13 @@
 //! * [`faults`]: calls that fail, disks that are full, and the ledger of what came of the mail;
 //! * [`power`]: what a power loss leaves, for thousands of moments;
 //! * [`campaign`]: both programs killed again and again, and the ledger of what came of the mail;
+//! * [`campaign`]: both programs killed again and again, and the ledger of what came of the mail;
 //! * [`conformance`]: which test covers which requirement.
 //!
 //! All of it is blocking code on threads with deadlines: a test reads from top to bottom, and
 //! a failure shows the dialogue and the logs of the programs.
 
+pub mod campaign;
 pub mod campaign;
 pub mod captured;
 pub mod certs;

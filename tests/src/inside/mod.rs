@@ -12,6 +12,8 @@
 mod rules;
 mod session;
 
+use std::collections::HashMap;
+use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -133,14 +135,25 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     offer: Offer,
+    witness: Option<Witness>,
     tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// Sees each message when it is complete and not yet answered; the record stays empty.
+struct Witness(Box<dyn Fn(&Arrived) + Send + Sync>);
+
+impl fmt::Debug for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Witness")
+    }
 }
 
 #[derive(Debug, Default)]
 struct State {
     record: Record,
     rules: Vec<Rule>,
-    switches: Vec<Switch>,
+    /// Of the sessions that are there, by their numbers.
+    switches: HashMap<usize, Switch>,
     released: usize,
     closing: bool,
 }
@@ -173,14 +186,29 @@ impl Inside {
         )
     }
 
+    /// An SMTP server that takes more than can be kept: each message goes to the witness, after its last octet and
+    /// before the answer, and neither messages nor commands are recorded.
+    ///
+    /// # Panics
+    /// When there is no port.
+    #[must_use]
+    pub fn witnessed(witness: impl Fn(&Arrived) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let witness = Witness(Box::new(witness));
+        Self::serving(listener, Shared::new(Offer::default(), Some(witness)))
+    }
+
     /// A server on a listener of the caller's.
     ///
     /// # Panics
     /// When the listener has no address.
     #[must_use]
     pub fn listening(listener: TcpListener, offer: Offer) -> Self {
+        Self::serving(listener, Shared::new(offer, None))
+    }
+
+    fn serving(listener: TcpListener, shared: Arc<Shared>) -> Self {
         let address = listener.local_addr().expect("an address");
-        let shared = Shared::new(offer);
         let acceptor = {
             let shared = Arc::clone(&shared);
             std::thread::spawn(move || {
@@ -208,7 +236,7 @@ impl Inside {
     #[must_use]
     pub fn unix(path: &Path, offer: Offer) -> Self {
         let listener = UnixListener::bind(path).expect("a Unix socket");
-        let shared = Shared::new(offer);
+        let shared = Shared::new(offer, None);
         let acceptor = {
             let shared = Arc::clone(&shared);
             std::thread::spawn(move || {
@@ -330,7 +358,7 @@ impl Drop for Inside {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         state.closing = true;
-        for switch in state.switches.drain(..) {
+        for (_, switch) in state.switches.drain() {
             switch.off();
         }
         drop(state);
@@ -351,12 +379,13 @@ impl Drop for Inside {
 }
 
 impl Shared {
-    fn new(offer: Offer) -> Arc<Self> {
+    fn new(offer: Offer, witness: Option<Witness>) -> Arc<Self> {
         let tls = offer.certificate.as_ref().map(Certificate::server);
         Arc::new(Self {
             state: Mutex::default(),
             changed: Condvar::new(),
             offer,
+            witness,
             tls,
         })
     }
@@ -365,7 +394,7 @@ impl Shared {
         let mut state = self.state();
         let number = state.record.sessions;
         state.record.sessions += 1;
-        state.switches.push(stream.switch());
+        state.switches.insert(number, stream.switch());
         drop(state);
         let shared = Arc::clone(self);
         std::thread::spawn(move || {
@@ -373,6 +402,7 @@ impl Shared {
             session::Session::new(&shared, number).run(stream);
             // Another handle is kept for the end of the test: closing needs a word.
             switch.off();
+            shared.state().switches.remove(&number);
             shared.record(|record| record.ended += 1);
         });
     }
@@ -380,6 +410,26 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // A test that panicked while it looked has harmed nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn command(&self, session: usize, line: &str) {
+        if self.witness.is_none() {
+            let line = line.to_owned();
+            self.record(|record| record.commands.push(Command { session, line }));
+        }
+    }
+
+    fn arrived(&self, message: Arrived) {
+        match &self.witness {
+            Some(Witness(see)) => see(&message),
+            None => self.record(|record| record.messages.push(message)),
+        }
+    }
+
+    fn torn(&self, content: Vec<u8>) {
+        if self.witness.is_none() {
+            self.record(|record| record.torn.push(content));
+        }
     }
 
     fn record(&self, change: impl FnOnce(&mut Record)) {

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::rules::{Action, Step};
-use super::{Arrived, Command, Shared};
+use super::{Arrived, Shared};
 use crate::stream::Stream;
 
 /// A session that nobody talks to any more ends by itself.
@@ -52,8 +52,7 @@ impl<'a> Session<'a> {
     pub(super) fn run(mut self, stream: Stream) {
         let outcome = self.serve(stream);
         if outcome.is_err() && !self.chunks.is_empty() {
-            let torn = std::mem::take(&mut self.chunks);
-            self.shared.record(|record| record.torn.push(torn));
+            self.shared.torn(std::mem::take(&mut self.chunks));
         }
     }
 
@@ -75,13 +74,7 @@ impl<'a> Session<'a> {
             let Some(line) = wire.line()? else {
                 return Ok(());
             };
-            let (session, text) = (self.number, line.clone());
-            self.shared.record(|record| {
-                record.commands.push(Command {
-                    session,
-                    line: text,
-                })
-            });
+            self.shared.command(self.number, &line);
             match self.command(&mut wire, &line)? {
                 Next::Go => {}
                 Next::End => return Ok(()),
@@ -272,8 +265,7 @@ impl<'a> Session<'a> {
     fn in_content(&mut self, wire: &mut Wire) -> io::Result<bool> {
         match self.shared.order(Step::Content, "") {
             Some(Action::HangUp) => {
-                let torn = std::mem::take(&mut self.chunks);
-                self.shared.record(|record| record.torn.push(torn));
+                self.shared.torn(std::mem::take(&mut self.chunks));
                 wire.hang_up();
                 Ok(true)
             }
@@ -323,7 +315,7 @@ impl<'a> Session<'a> {
                 recipients: taken,
                 content,
             };
-            self.shared.record(|record| record.messages.push(arrived));
+            self.shared.arrived(arrived);
         }
         for action in actions {
             if wire.act(action, "250 2.0.0 taken")? {

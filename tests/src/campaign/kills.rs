@@ -1,0 +1,227 @@
+//! Who is killed when: at random moments, and at every boundary.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use fastrand::Rng;
+use nix::sys::signal::Signal;
+
+use super::boundary::{Boundary, Place, Side, Traffic};
+use super::ledger::{Ledger, Target};
+use super::load::Load;
+use super::parties::{Parties, SESSIONS, Who};
+use super::report::Kills;
+use super::tracer::{SetTrap, Trap};
+
+/// A trap that has not sprung by then is taken away.
+const TRAP_PATIENCE: Duration = Duration::from_secs(8);
+/// Deliveries that must wait before settlements are watched alone.
+const BACKLOG: usize = 50;
+/// Of ten kills so many are at boundaries, where they can be.
+const TRAPS_OF_TEN: u8 = 6;
+/// A random kill comes so long after the last one at most …
+const RANDOM_AFTER_MAX: Duration = Duration::from_millis(400);
+/// … and so long after its victim was started, when it is to die young.
+const YOUNG_MAX: Duration = Duration::from_millis(80);
+
+/// The one that kills. It owns the programs; everybody else lives on threads of his own.
+#[derive(Debug)]
+pub(super) struct Killer<'a> {
+    pub(super) parties: Parties,
+    pub(super) load: Load,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) random: Rng,
+    /// The program that traces; none when the system forbids it.
+    pub(super) tracer: Option<&'a Path>,
+    pub(super) kills: Kills,
+}
+
+impl Killer<'_> {
+    /// One kill, or a trap that did not spring.
+    pub(super) fn turn(&mut self) -> Result<()> {
+        self.revive()?;
+        if self.tracer.is_some() && self.random.u8(..10) < TRAPS_OF_TEN {
+            let (boundary, side) = self.kills.rarest(&mut self.random);
+            self.trap(boundary, side)
+        } else {
+            self.strike()
+        }
+    }
+
+    /// Kills at a boundary.
+    pub(super) fn trap(&mut self, boundary: Boundary, side: Side) -> Result<()> {
+        let Some(tracer) = self.tracer else {
+            return Ok(());
+        };
+        let victim = self.victim(boundary.place());
+        let trap = Trap {
+            boundary,
+            side,
+            passed: boundary.passed_min() + self.random.u32(..=boundary.passed_max()),
+        };
+        self.direct(boundary.traffic());
+        let from = Instant::now();
+        let sprang = match self.parties.process(victim).map(|process| process.id()) {
+            // It ended by itself since it was looked at last; the next look tells.
+            None => Ok(false),
+            Some(id) => trap.set(tracer, id).map(|set| {
+                self.let_pull(boundary.traffic());
+                wait(set)
+            }),
+        };
+        self.undirect();
+        let sprang = sprang?;
+        self.kills.trapped(boundary, side, sprang);
+        if sprang {
+            self.bury(victim, from);
+            self.kills.count(&[victim]);
+            self.perhaps_another(victim);
+        }
+        self.complain();
+        Ok(())
+    }
+
+    /// Starts whoever is dead.
+    pub(super) fn revive(&mut self) -> Result<()> {
+        self.complain();
+        self.parties.start(Who::Relay);
+        for target in Target::ALL {
+            self.parties.start(Who::Daemon(target));
+            if self.random.bool() {
+                self.parties.start(Who::Pull(target));
+            }
+        }
+        self.parties.wait_for_relay()
+    }
+
+    /// Kills at a moment that nobody has chosen.
+    fn strike(&mut self) -> Result<()> {
+        let victims = self.victims();
+        let wait = if self.random.u8(..10) < 3 {
+            // It dies while it starts; what it does then is to be safe too.
+            for &victim in &victims {
+                let from = Instant::now();
+                if self.parties.kill(victim) {
+                    self.died(victim, from);
+                    self.kills.also(victim);
+                }
+                self.parties.start(victim);
+            }
+            YOUNG_MAX
+        } else {
+            RANDOM_AFTER_MAX
+        };
+        std::thread::sleep(wait.mul_f64(self.random.f64()));
+        self.complain();
+        let from = Instant::now();
+        let killed: Vec<Who> = victims
+            .into_iter()
+            .filter(|&victim| self.parties.kill(victim))
+            .collect();
+        for &victim in &killed {
+            self.died(victim, from);
+        }
+        self.kills.count(&killed);
+        Ok(())
+    }
+
+    fn victims(&mut self) -> Vec<Who> {
+        let target = Target::ALL[self.random.usize(..2)];
+        match self.random.u8(..20) {
+            0..7 => vec![Who::Relay],
+            7..12 => vec![Who::Daemon(target)],
+            12..14 => vec![Who::Pull(target)],
+            14..18 => vec![Who::Relay, Who::Daemon(target)],
+            _ => Who::ALL.to_vec(),
+        }
+    }
+
+    fn victim(&mut self, place: Place) -> Who {
+        match place {
+            Place::MaildirPuller => Who::Daemon(Target::Maildir),
+            Place::Puller => Who::Daemon(Target::ALL[self.random.usize(..2)]),
+            Place::Relay => Who::Relay,
+            Place::SmtpPuller => Who::Daemon(Target::Smtp),
+        }
+    }
+
+    /// Lets only that traffic go on that a boundary asks for.
+    fn direct(&mut self, traffic: Traffic) {
+        if traffic == Traffic::Both {
+            return;
+        }
+        self.parties.signal_pullers(Signal::SIGSTOP);
+        if traffic == Traffic::Settlements {
+            let end = Instant::now() + TRAP_PATIENCE;
+            let waiting = |target| self.ledger.outstanding(target);
+            while Target::ALL.map(waiting).iter().sum::<usize>() < BACKLOG && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            self.load.hold();
+        }
+    }
+
+    /// What was gathered is pulled now.
+    fn let_pull(&mut self, traffic: Traffic) {
+        if traffic == Traffic::Settlements {
+            self.parties.signal_pullers(Signal::SIGCONT);
+            for target in Target::ALL {
+                self.parties.start(Who::Pull(target));
+            }
+        }
+    }
+
+    fn undirect(&mut self) {
+        self.load.release();
+        self.parties.signal_pullers(Signal::SIGCONT);
+    }
+
+    /// Sometimes the other side dies with it.
+    fn perhaps_another(&mut self, first: Who) {
+        if self.random.u8(..4) > 0 {
+            return;
+        }
+        let other = match first {
+            Who::Relay => Who::Daemon(Target::ALL[self.random.usize(..2)]),
+            Who::Daemon(_) | Who::Pull(_) => Who::Relay,
+        };
+        let from = Instant::now();
+        if self.parties.kill(other) {
+            self.died(other, from);
+            self.kills.also(other);
+        }
+    }
+
+    /// Takes the process of one that the tracer has killed away.
+    fn bury(&mut self, victim: Who, from: Instant) {
+        self.parties.kill(victim);
+        self.died(victim, from);
+    }
+
+    fn died(&self, who: Who, from: Instant) {
+        if let Some(target) = who.target() {
+            self.ledger.puller_killed(target, from, SESSIONS);
+        }
+    }
+
+    /// Nobody ends but by us.
+    fn complain(&mut self) {
+        for complaint in self.parties.reap() {
+            self.ledger.violation(complaint);
+        }
+    }
+}
+
+/// Waits until the program is dead or the trap has had its time.
+fn wait(mut set: SetTrap) -> bool {
+    let end = Instant::now() + TRAP_PATIENCE;
+    while !set.is_over() {
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    set.sprang()
+}

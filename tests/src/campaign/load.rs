@@ -1,0 +1,254 @@
+//! The load: sessions that send messages to the relay, one after the other, and write down which of
+//! them got the final `250`. A session that is cut off begins again with another message, as if its
+//! sender had given up: so each number is sent once, and a second copy was made on the way.
+
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::DOMAINS;
+use super::ledger::{Ledger, Target};
+use super::mail::Mail;
+use crate::message::stuffed;
+
+/// A reply that does not come in this time never comes.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two messages of a session, at most; and before the next try when nobody answers.
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// Messages that may be on their way before senders wait for pullers.
+const OUTSTANDING_MAX: usize = 400;
+
+/// The senders.
+#[derive(Debug)]
+pub(super) struct Load {
+    gate: Arc<Gate>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    closed: bool,
+    ended: bool,
+    /// Sessions between their first octet and their last reply.
+    inside: usize,
+}
+
+impl Load {
+    /// Starts so many sessions.
+    pub(super) fn start(
+        sessions: usize,
+        relay: SocketAddr,
+        ledger: &Arc<Ledger>,
+        random: &mut Rng,
+    ) -> Self {
+        let gate = Arc::<Gate>::default();
+        let numbers = Arc::new(AtomicU64::new(1));
+        let start = |_| {
+            let mut session = Session {
+                relay,
+                connection: None,
+                gate: Arc::clone(&gate),
+                ledger: Arc::clone(ledger),
+                numbers: Arc::clone(&numbers),
+                random: random.fork(),
+            };
+            std::thread::spawn(move || session.run())
+        };
+        let threads = (0..sessions).map(start).collect();
+        Self { gate, threads }
+    }
+
+    /// Lets no message begin, and waits for those under way.
+    pub(super) fn hold(&self) {
+        let mut state = self.gate.state();
+        state.closed = true;
+        let waited = self
+            .gate
+            .changed
+            .wait_while(state, |state| state.inside > 0);
+        drop(waited);
+    }
+
+    /// Lets them go on.
+    pub(super) fn release(&self) {
+        self.gate.state().closed = false;
+        self.gate.changed.notify_all();
+    }
+
+    /// Ends all sessions.
+    pub(super) fn stop(mut self) {
+        self.end();
+        for thread in self.threads.drain(..) {
+            thread.join().ok();
+        }
+    }
+
+    fn end(&self) {
+        let mut state = self.gate.state();
+        state.ended = true;
+        drop(state);
+        self.gate.changed.notify_all();
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Gate {
+    /// Waits until a message may begin; false when it is over.
+    fn enter(&self, has_room: impl Fn() -> bool) -> bool {
+        let mut state = self.state();
+        loop {
+            if state.ended {
+                return false;
+            }
+            if !state.closed && has_room() {
+                state.inside += 1;
+                return true;
+            }
+            let (next, _) = self
+                .changed
+                .wait_timeout(state, PAUSE_MAX)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = next;
+        }
+    }
+
+    fn leave(&self) {
+        self.state().inside -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Thinks for a while.
+    fn pause(&self, time: Duration) {
+        let state = self.state();
+        let ended = |state: &mut GateState| !state.ended;
+        drop(self.changed.wait_timeout_while(state, time, ended));
+    }
+
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Session {
+    relay: SocketAddr,
+    connection: Option<BufReader<TcpStream>>,
+    gate: Arc<Gate>,
+    ledger: Arc<Ledger>,
+    numbers: Arc<AtomicU64>,
+    random: Rng,
+}
+
+impl Session {
+    fn run(&mut self) {
+        let ledger = Arc::clone(&self.ledger);
+        let has_room = || {
+            let outstanding = |target| ledger.outstanding(target);
+            Target::ALL.map(outstanding).iter().sum::<usize>() < OUTSTANDING_MAX
+        };
+        while self.gate.enter(has_room) {
+            if self.turn().is_err() {
+                self.connection = None;
+            }
+            self.gate.leave();
+            let pause = PAUSE_MAX.mul_f64(self.random.f64());
+            self.gate.pause(pause);
+        }
+    }
+
+    /// One message; every now and then on a new connection.
+    fn turn(&mut self) -> io::Result<()> {
+        if self.connection.is_none() || self.random.u8(..16) == 0 {
+            self.connection = None;
+            self.connection = Some(connect(self.relay)?);
+        }
+        let targets = match self.random.u8(..10) {
+            0..4 => &Target::ALL[..1],
+            4..8 => &Target::ALL[1..],
+            _ => &Target::ALL[..],
+        };
+        let mail = Mail {
+            number: self.numbers.fetch_add(1, Ordering::Relaxed),
+            octets: match self.random.u8(..20) {
+                0..13 => self.random.usize(2_000..6_000),
+                13..16 => self.random.usize(10_000..60_000),
+                // More than the queue keeps in its database.
+                _ => self.random.usize(70_000..200_000),
+            },
+        };
+        self.send(mail, targets)
+    }
+
+    fn send(&mut self, mail: Mail, targets: &[Target]) -> io::Result<()> {
+        let by_chunks = self.random.bool();
+        let content = mail.content();
+        let connection = self.connection.as_mut().expect("a connection was made");
+        self.ledger.sent(mail, targets);
+        ask(connection, b"MAIL FROM:<campaign@source.example>\r\n", 250)?;
+        for target in targets {
+            let domain = DOMAINS[target.index()];
+            ask(
+                connection,
+                format!("RCPT TO:<user@{domain}>\r\n").as_bytes(),
+                250,
+            )?;
+        }
+        if by_chunks {
+            let mut chunk = format!("BDAT {} LAST\r\n", content.len()).into_bytes();
+            chunk.extend(content);
+            ask(connection, &chunk, 250)?;
+        } else {
+            ask(connection, b"DATA\r\n", 354)?;
+            ask(connection, &stuffed(&content), 250)?;
+        }
+        self.ledger.acknowledged(mail);
+        Ok(())
+    }
+}
+
+fn connect(relay: SocketAddr) -> io::Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect_timeout(&relay, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    let mut connection = BufReader::new(stream);
+    expect(&mut connection, 220)?;
+    ask(&mut connection, b"EHLO client.source.example\r\n", 250)?;
+    Ok(connection)
+}
+
+fn ask(connection: &mut BufReader<TcpStream>, octets: &[u8], code: u16) -> io::Result<()> {
+    connection.get_mut().write_all(octets)?;
+    expect(connection, code)
+}
+
+/// Reads one reply to its last line; only a line that is whole counts (RFC 5321 §4.2).
+fn expect(connection: &mut BufReader<TcpStream>, code: u16) -> io::Result<()> {
+    loop {
+        let mut line = String::new();
+        connection.read_line(&mut line)?;
+        if !line.ends_with("\r\n") {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match line.as_bytes().get(3) {
+            Some(b'-') => {}
+            _ if line.starts_with(&code.to_string()) => return Ok(()),
+            _ => return Err(io::Error::other(line)),
+        }
+    }
+}
