@@ -138,8 +138,8 @@ fn ended<'d>(
     outcomes: &'d [Outcome],
     by: By,
 ) -> impl Iterator<Item = Told<'d>> {
-    let pairs = delivery.recipients.iter().zip(outcomes);
-    pairs.filter_map(move |(recipient, outcome)| {
+    let pairs = delivery.recipients.iter().zip(outcomes).enumerate();
+    pairs.filter_map(move |(index, (recipient, outcome))| {
         let (fate, reply) = match outcome {
             Outcome::Expired(reply) => (Fate::Expired, Some(reply)),
             Outcome::Failed(reply) => (Fate::Failed, Some(reply)),
@@ -152,6 +152,7 @@ fn ended<'d>(
             Outcome::Deferred(_) | Outcome::Delivered | Outcome::Released => return None,
         };
         Some(Told {
+            index,
             recipient,
             fate,
             reply,

@@ -44,6 +44,8 @@ pub struct Report {
     pub envelope: Envelope,
     /// At most [`super::INLINE_BYTES`].
     pub content: Vec<u8>,
+    /// The recipients that it is about, by their place in the delivery.
+    pub about: Vec<usize>,
 }
 
 /// One accepted RCPT.
@@ -99,6 +101,8 @@ pub struct DeliveryRecipient {
     pub parameters: RcptParameters,
     /// What it was answered last.
     pub last_reply: Option<String>,
+    /// Who was told last what became of it, without brackets.
+    pub reported_to: Option<String>,
 }
 
 /// A delivery that one session holds; nobody else gets or changes it meanwhile. Dropping it frees the
@@ -170,6 +174,19 @@ pub enum Action {
     Remove,
     /// Deferred, failed and expired ones are queued at once.
     Retry,
+}
+
+impl Delivery {
+    /// Keeps with the recipients that they are reported.
+    pub(super) fn note(&mut self, report: &Report) {
+        let to = report.envelope.recipients.first();
+        let to = to.map(|to| to.forward_path.to_string());
+        for index in &report.about {
+            if let Some(recipient) = self.recipients.get_mut(*index) {
+                recipient.reported_to.clone_from(&to);
+            }
+        }
+    }
 }
 
 impl Deref for Lease {

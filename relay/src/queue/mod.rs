@@ -254,7 +254,12 @@ impl Store {
         outcomes: Vec<Outcome>,
         report: Option<Report>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
-        let Lease { delivery, held, .. } = lease;
+        let Lease {
+            mut delivery, held, ..
+        } = lease;
+        if let Some(report) = &report {
+            delivery.note(report);
+        }
         let verdict = Verdict::of(&delivery.recipients, outcomes);
         let settled = (!verdict.changes_nothing()).then(|| {
             self.writer.settle(Settle {

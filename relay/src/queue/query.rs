@@ -116,6 +116,8 @@ pub struct RecipientDetail {
     pub parameters: String,
     /// What it was answered last.
     pub last_reply: Option<String>,
+    /// Who was told last what became of it.
+    pub reported_to: Option<String>,
 }
 
 /// How much of a domain is in the queue. Costs the same at any depth.

@@ -51,6 +51,8 @@ pub(crate) struct Notice<'m> {
 /// What became of one recipient.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Told<'m> {
+    /// Its place in the delivery.
+    pub(crate) index: usize,
     pub(crate) recipient: &'m DeliveryRecipient,
     pub(crate) fate: Fate,
     pub(crate) reply: Option<&'m Reply>,
@@ -160,7 +162,11 @@ impl Notice<'_> {
                 domain: self.delivery.domain.clone(),
             }],
         };
-        Report { envelope, content }
+        Report {
+            envelope,
+            content,
+            about: self.recipients.iter().map(|told| told.index).collect(),
+        }
     }
 
     /// Always the puller's own domain for the postmaster; for a sender too the report travels inside first.

@@ -20,6 +20,7 @@ fn delivery(sender: &str, parameters: &str, recipients: &[(&str, &str)]) -> Deli
             forward_path: ForwardPath::from_address(path).unwrap(),
             parameters: RcptParameters::parse(parameters).unwrap(),
             last_reply: None,
+            reported_to: None,
         });
     Delivery {
         id: "1M7ZMM9TH00.1.ABC123".parse().unwrap(),
@@ -58,7 +59,9 @@ fn report(
         delivery,
         addressee,
         recipients: told
-            .map(|(recipient, (fate, reply))| Told {
+            .enumerate()
+            .map(|(index, (recipient, (fate, reply)))| Told {
+                index,
                 recipient,
                 fate: *fate,
                 reply: reply.as_ref(),

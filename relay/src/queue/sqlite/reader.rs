@@ -311,6 +311,7 @@ fn details(shared: &Shared, row: &DeliveryRow) -> Result<MessageDelivery, StoreE
             recipient: stored.to,
             parameters: stored.parameters,
             last_reply: stored.reply,
+            reported_to: stored.reported_to,
         });
     Ok(MessageDelivery {
         item: item(shared, row)?,

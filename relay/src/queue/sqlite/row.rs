@@ -27,6 +27,8 @@ pub(in super::super) struct StoredRecipient {
     pub(super) parameters: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) reply: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) reported_to: Option<String>,
 }
 
 /// A delivery beside its message: what every query of deliveries selects, in this order.
@@ -132,6 +134,7 @@ impl DeliveryRow {
             parameters: RcptParameters::parse(&stored.parameters)
                 .map_err(|error| self.damaged("parameters", &error))?,
             last_reply: stored.reply,
+            reported_to: stored.reported_to,
         })
     }
 
@@ -146,6 +149,7 @@ impl From<&Recipient> for StoredRecipient {
             to: recipient.forward_path.to_string(),
             parameters: recipient.parameters.to_string().trim_start().to_owned(),
             reply: None,
+            reported_to: None,
         }
     }
 }
@@ -156,6 +160,7 @@ impl From<&DeliveryRecipient> for StoredRecipient {
             to: recipient.forward_path.to_string(),
             parameters: recipient.parameters.to_string().trim_start().to_owned(),
             reply: recipient.last_reply.clone(),
+            reported_to: recipient.reported_to.clone(),
         }
     }
 }

@@ -15,7 +15,12 @@ fn report(recipient: &str, domain: &str) -> Report {
     envelope.is_report = true;
     envelope.recipients[0].domain = super::domain(domain);
     let content = b"Subject: failed\r\n\r\n".to_vec();
-    Report { envelope, content }
+    let about = vec![0];
+    Report {
+        envelope,
+        content,
+        about,
+    }
 }
 
 async fn overdue(world: &World, hold_for: Duration) -> Vec<QueueId> {
