@@ -2,15 +2,21 @@
 //!
 //! Content is stored as it was received, line ends included: a transparent relay changes nothing. Nothing is added
 //! either, so that a delivery agent which reads the folder finds no `Return-Path` (R5321-19).
+//!
+//! A delivery that the relay names gives its file the name, so that it is in the folder once even when we die between
+//! the file and the journal. (The format lets a name be anything without a colon that does not begin with a dot.)
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
+use atrn_shared::smtp::parameter::DeliveryId;
 use atrn_shared::smtp::reply::Reply;
+use aws_lc_rs::digest;
 use jiff::Timestamp;
 use tracing::error;
 
@@ -20,11 +26,15 @@ use super::{Group, Verdicts};
 
 /// Octets that are gathered in memory before they are written: small messages cost one visit to the file system.
 const GATHER_OCTETS: usize = 256 * 1024;
+/// What the name of a file begins with that has its name from a delivery.
+const NAMED: &str = "delivery.";
 
 /// A folder, and the message that is on its way into it.
 #[derive(Debug)]
 pub struct Maildir {
     folder: Arc<Folder>,
+    /// What the relay calls the message under way.
+    delivery_id: Option<DeliveryId>,
     draft: Option<Draft>,
 }
 
@@ -32,7 +42,14 @@ pub struct Maildir {
 struct Folder {
     path: PathBuf,
     hostname: String,
+    seen: Arc<Seen>,
 }
+
+/// Deliveries that were in a folder when this process first looked, wherever readers put them since.
+pub(super) type Seen = OnceLock<HashSet<Fingerprint>>;
+
+/// Of a file name without its flags: a folder may have a million of them.
+type Fingerprint = [u8; 16];
 
 /// A message that is not complete. To drop it removes what was written.
 #[derive(Debug, Default)]
@@ -60,23 +77,30 @@ impl Drop for Unfinished {
 
 impl Maildir {
     /// Opens the folder, and makes it where it is missing.
-    pub(super) async fn open(path: PathBuf, hostname: &str) -> Result<Self, ConnectError> {
+    pub(super) async fn open(
+        path: PathBuf,
+        hostname: &str,
+        seen: Arc<Seen>,
+    ) -> Result<Self, ConnectError> {
         let folder = Arc::new(Folder {
             path: path.clone(),
             hostname: hostname.to_owned(),
+            seen,
         });
         let prepared = Arc::clone(&folder);
         let outcome = blocking(move || prepared.prepare()).await;
         outcome.map_err(|source| ConnectError::Directory { path, source })?;
         Ok(Self {
             folder,
+            delivery_id: None,
             draft: None,
         })
     }
 
     pub(super) fn begin(&mut self, group: &Group) -> Verdicts {
-        if group.mail.is_some() {
+        if let Some((_, parameters)) = &group.mail {
             self.draft = None;
+            self.delivery_id.clone_from(&parameters.delivery_id);
         }
         if group.content.is_some() {
             self.draft = Some(Draft::default());
@@ -110,8 +134,8 @@ impl Maildir {
         if let Some(reply) = draft.failure.take() {
             return Verdict::ours(reply);
         }
-        let folder = Arc::clone(&self.folder);
-        match blocking(move || draft.deliver(&folder)).await {
+        let (folder, delivery_id) = (Arc::clone(&self.folder), self.delivery_id.take());
+        match blocking(move || draft.deliver(&folder, delivery_id.as_ref())).await {
             Ok(()) => Verdict::ours(verdict::taken()),
             Err(error) => Verdict::ours(self.folder.refusal(&error)),
         }
@@ -134,7 +158,7 @@ impl Folder {
         self.create().map(drop)
     }
 
-    /// A file of a name that no other has: time, process, count, host.
+    /// A file of a name that no other has: time, process, count, host. It keeps that name where the relay gave none.
     fn create(&self) -> io::Result<Unfinished> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let now = Timestamp::now();
@@ -160,13 +184,48 @@ impl Folder {
     }
 
     /// Moves a complete file into `new/`: from then on it is a message.
-    fn publish(&self, mut unfinished: Unfinished) -> io::Result<()> {
-        unfinished.file.sync_all()?;
+    fn publish(&self, mut unfinished: Unfinished, name: Option<String>) -> io::Result<()> {
         let new = self.path.join("new");
-        let name = unfinished.path.file_name().unwrap_or_default();
-        fs::rename(&unfinished.path, new.join(name))?;
+        let own_name = unfinished.path.file_name().unwrap_or_default();
+        let place = match &name {
+            Some(name) => new.join(name),
+            None => new.join(own_name),
+        };
+        if name.is_some_and(|name| self.has(&name)) || place.try_exists()? {
+            // It was whole when it got its name; that the name stays is certain only now.
+            return sync_directory(&new);
+        }
+        unfinished.file.sync_all()?;
+        fs::rename(&unfinished.path, place)?;
         unfinished.is_kept = true;
         sync_directory(&new)
+    }
+
+    /// Whether an earlier process has brought it. One look at the folder is enough: nobody else gives such names
+    /// while the delivery is in our hands. A folder that cannot be read has nothing, and the message comes again.
+    fn has(&self, name: &str) -> bool {
+        let seen = self.seen.get_or_init(|| {
+            self.look().unwrap_or_else(|error| {
+                error!(path = %self.path.display(), %error, "cannot see which deliveries are there");
+                HashSet::new()
+            })
+        });
+        !seen.is_empty() && seen.contains(&fingerprint(name))
+    }
+
+    /// First `new/`: what a reader moves to `cur/` meanwhile is found there.
+    fn look(&self) -> io::Result<HashSet<Fingerprint>> {
+        let mut seen = HashSet::new();
+        for folder in ["new", "cur"] {
+            for entry in fs::read_dir(self.path.join(folder))? {
+                let name = entry?.file_name();
+                if let Some(name) = name.to_str().filter(|name| name.starts_with(NAMED)) {
+                    let base = name.split([':', ',', ';', '!']).next();
+                    seen.insert(fingerprint(base.unwrap_or(name)));
+                }
+            }
+        }
+        Ok(seen)
     }
 
     /// R5321-15: any doubt is a transient refusal.
@@ -194,12 +253,22 @@ impl Draft {
         Ok(self)
     }
 
-    fn deliver(self, folder: &Folder) -> io::Result<()> {
+    fn deliver(self, folder: &Folder, delivery_id: Option<&DeliveryId>) -> io::Result<()> {
+        let name = delivery_id.map(|id| format!("{NAMED}{id}"));
         match self.spill(folder)?.file {
-            Some(unfinished) => folder.publish(unfinished),
+            Some(unfinished) => folder.publish(unfinished, name),
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }
+}
+
+fn fingerprint(name: &str) -> Fingerprint {
+    let digest = digest::digest(&digest::SHA256, name.as_bytes());
+    digest
+        .as_ref()
+        .first_chunk()
+        .copied()
+        .expect("SHA-256 has 32 octets")
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

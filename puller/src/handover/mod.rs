@@ -9,6 +9,7 @@ mod maildir;
 mod smtp;
 mod verdict;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use atrn_shared::config::ConfigErrors;
@@ -21,7 +22,7 @@ use atrn_shared::smtp::server::Framing;
 use atrn_shared::tls::ClientTls;
 
 use crate::config::{HandoverConfig, Target};
-use maildir::Maildir;
+use maildir::{Maildir, Seen};
 use smtp::Smtp;
 
 pub use connect::ConnectError;
@@ -36,6 +37,8 @@ pub struct Setup {
     tls: Option<ClientTls>,
     password: Option<Secret>,
     timeouts: ClientTimeouts,
+    /// What was in the target before, where it is a folder; looked up once for all sessions.
+    seen: Arc<Seen>,
 }
 
 impl Setup {
@@ -58,6 +61,7 @@ impl Setup {
             tls,
             password,
             timeouts: timeouts(),
+            seen: Arc::default(),
         })
     }
 
@@ -70,6 +74,7 @@ impl Setup {
             tls: None,
             password: None,
             timeouts: timeouts(),
+            seen: Arc::default(),
         }
     }
 
@@ -165,7 +170,8 @@ impl Handover {
     pub async fn open(setup: &Setup) -> Result<Self, ConnectError> {
         match &setup.config.target {
             Target::Maildir(path) => {
-                let maildir = Maildir::open(path.clone(), &setup.hostname).await?;
+                let maildir =
+                    Maildir::open(path.clone(), &setup.hostname, Arc::clone(&setup.seen)).await?;
                 Ok(Self::Maildir(maildir))
             }
             _ => {

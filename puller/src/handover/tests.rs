@@ -3,6 +3,8 @@
 use super::*;
 use crate::testing::{Action, Corporate, Script, setup};
 
+mod maildir;
+
 fn mail(parameters: &str) -> (ReversePath, MailParameters) {
     let path = ReversePath::from_address("a@b.example").unwrap();
     (path, MailParameters::parse(parameters).unwrap())
@@ -375,76 +377,4 @@ fn waits_are_those_of_the_rfc_and_end_before_the_relay_gives_up() {
         [2, 3, 9]
     );
     assert!(crate::dial::CONNECT_TIMEOUT <= Duration::from_secs(30));
-}
-
-// covers: R5321-15, R5321-19
-#[tokio::test]
-async fn a_maildir_gets_the_octets_as_they_came() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("mail");
-    let mut handover = Handover::open(&setup(Target::Maildir(path.clone())))
-        .await
-        .unwrap();
-    let big = "0123456789\r\n".repeat(100_000);
-    for content in ["", "Subject: x\r\n\r\n.dot\r\n\u{f6}\r\n", &big] {
-        let verdicts = handover.begin(&group("", &["u@example.org"], DATA)).await;
-        assert_eq!(shown(&verdicts), "250 2.1.0, 250 2.1.5, 354");
-        for part in content.as_bytes().chunks(10_000) {
-            handover.body(part).await;
-        }
-        assert!(handover.finish().await.reply.is_positive());
-        let files = files(&path.join("new"));
-        assert_eq!(files.len(), 1);
-        assert_eq!(std::fs::read_to_string(&files[0]).unwrap(), content);
-        std::fs::remove_file(&files[0]).unwrap();
-    }
-    assert!(files(&path.join("tmp")).is_empty());
-}
-
-// covers: OWN-3
-#[tokio::test]
-async fn a_maildir_keeps_nothing_of_a_message_that_was_cut_off() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut handover = Handover::open(&setup(Target::Maildir(folder.path().into())))
-        .await
-        .unwrap();
-    handover.begin(&group("", &["u@example.org"], DATA)).await;
-    handover.body(&vec![b'x'; 1 << 20]).await;
-    assert_eq!(files(&folder.path().join("tmp")).len(), 1);
-    drop(handover);
-    assert!(
-        files(&folder.path().join("tmp")).is_empty()
-            && files(&folder.path().join("new")).is_empty()
-    );
-}
-
-// covers: R5321-15
-#[tokio::test]
-async fn a_maildir_that_fails_is_no_verdict_on_mail() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut handover = Handover::open(&setup(Target::Maildir(folder.path().into())))
-        .await
-        .unwrap();
-    std::fs::remove_dir_all(folder.path().join("new")).unwrap();
-    for octets in [10, 1 << 20] {
-        handover.begin(&group("", &["u@example.org"], DATA)).await;
-        handover.body(&vec![b'x'; octets]).await;
-        assert_eq!(
-            handover.finish().await.reply.to_string(),
-            "451 4.3.0 The message cannot be stored now"
-        );
-    }
-    let file = folder.path().join("file");
-    std::fs::write(&file, "").unwrap();
-    let error = Handover::open(&setup(Target::Maildir(file)))
-        .await
-        .unwrap_err();
-    assert!(matches!(error, ConnectError::Directory { .. }), "{error}");
-}
-
-fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
-    std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect()
 }
