@@ -11,7 +11,7 @@ use atrn_shared::smtp::reply::Reply;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// Pause after an accept that failed for want of descriptors or memory: they come back when sessions end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -108,6 +108,7 @@ pub(crate) async fn listen<S: Service>(
     sessions: TaskTracker,
     shutdown: CancellationToken,
 ) {
+    let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -116,12 +117,20 @@ pub(crate) async fn listen<S: Service>(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // A connection that is gone again, or no descriptors left: either way the others go on.
-                warn!(service = S::NAME, %error, "cannot accept a connection");
+                // A connection that is gone again, or no descriptors left: either way the others go on. Said once:
+                // it is tried many times a second, and a log that overflows is the next trouble.
+                if !is_failing {
+                    warn!(service = S::NAME, %error, "cannot accept connections, and goes on trying");
+                }
+                is_failing = true;
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        if is_failing {
+            info!(service = S::NAME, "accepts connections again");
+            is_failing = false;
+        }
         let admission = service
             .caps(peer.ip())
             .and_then(|caps| connections.admit(peer.ip(), caps));

@@ -45,8 +45,10 @@ pub(super) struct Group {
 
 /// What a failed transaction means for the operations in it.
 enum Failure {
-    /// The connection is no longer to be trusted; the commit may or may not have happened.
+    /// The connection was no longer to be trusted; the commit may or may not have happened.
     Broken(StoreError),
+    /// Somebody else has the database; nothing happened, and each operation alone would only wait as long again.
+    Busy(StoreError),
     /// Rolled back because of one of the operations.
     Operation(StoreError),
 }
@@ -85,7 +87,7 @@ impl Group {
             self.pay();
         }
         let mark = self.shared.clock.mark(Timestamp::now());
-        if let Err(Failure::Operation(error) | Failure::Broken(error)) =
+        if let Err(Failure::Operation(error) | Failure::Busy(error) | Failure::Broken(error)) =
             self.transaction(|transaction| transaction.mark_clock(mark))
         {
             tracing::warn!(%error, "cannot store the clock");
@@ -165,7 +167,7 @@ impl Group {
                     .into_iter()
                     .for_each(|request| self.write_group(vec![request]));
             }
-            Err(Failure::Operation(error) | Failure::Broken(error)) => {
+            Err(Failure::Operation(error) | Failure::Busy(error) | Failure::Broken(error)) => {
                 tracing::error!(%error, operations = batch.len(), "the queue could not be written");
                 batch
                     .into_iter()
@@ -205,7 +207,7 @@ impl Group {
                 self.note(&effects);
                 tracing::info!(deliveries = owed.len(), "settled what was owed");
             }
-            Err(Failure::Operation(error) | Failure::Broken(error)) => {
+            Err(Failure::Operation(error) | Failure::Busy(error) | Failure::Broken(error)) => {
                 tracing::warn!(%error, deliveries = owed.len(), "cannot settle yet");
                 self.owed = owed;
             }
@@ -272,12 +274,15 @@ impl Group {
 
     /// Rolls back, and decides whether the connection is still good.
     fn give_up(&mut self, connection: Connection, error: rusqlite::Error) -> Failure {
-        let broken = is_broken(&error);
+        let (broken, busy) = (is_broken(&error), is_busy(&error));
         let rolled_back =
             connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
         let error = StoreError::sqlite("be written", error);
         if rolled_back && !broken {
             self.connection = Some(connection);
+            if busy {
+                return Failure::Busy(error);
+            }
             if matches!(error, StoreError::Full) {
                 // The log begins anew after this, and settlements find room in it.
                 self.checkpoint();
@@ -308,6 +313,14 @@ fn spare_octets(connection: &Connection) -> u64 {
     let spare = "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size";
     let spare = connection.query_row(spare, [], |row| row.get::<_, i64>(0));
     spare.unwrap_or(0).cast_unsigned()
+}
+
+/// Whether a lock was not to be had within the time-out.
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
 }
 
 /// Whether what failed may have been the disk below, and not the operation.

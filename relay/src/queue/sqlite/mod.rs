@@ -213,6 +213,12 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     configure_writer(&connection).map_err(sqlite)?;
     migrate::migrate(&mut connection, path)?;
     migrate::check(&connection, path)?;
+    // A process that was killed right after a failed fsync leaves pages behind that are not what the disk has (see
+    // `reopen_writer`). Whoever has the log in use has kept it from being read anew, and with it those pages. On a full
+    // disk there may be no room; mail must go out all the same.
+    if let Err(error) = begin_log_anew(&connection) {
+        tracing::warn!(%error, "cannot write the log into the database");
+    }
     Ok(connection)
 }
 
@@ -224,13 +230,18 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
 pub(super) fn reopen_writer(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path)?;
     configure_writer(&connection)?;
-    let busy: i64 =
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-    if busy != 0 {
+    if !begin_log_anew(&connection)? {
         let text = "the log is in use and cannot be begun anew".to_owned();
         return Err(failure(rusqlite::ffi::SQLITE_BUSY, text));
     }
     Ok(connection)
+}
+
+/// Writes the log into the database, syncs that, and empties the log; not while somebody reads it.
+fn begin_log_anew(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+        Ok(row.get::<_, i64>(0)? == 0)
+    })
 }
 
 fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
