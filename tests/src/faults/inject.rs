@@ -16,6 +16,7 @@ pub struct Fault {
     call: String,
     error: String,
     when: Option<String>,
+    delay: Option<String>,
     paths: Vec<PathBuf>,
     seen: Vec<String>,
 }
@@ -39,6 +40,7 @@ impl Fault {
             call: call.to_owned(),
             error: error.to_owned(),
             when: None,
+            delay: None,
             paths: Vec::new(),
             seen: Vec::new(),
         }
@@ -53,6 +55,12 @@ impl Fault {
     /// Which calls of each thread fail: `1` the first, `2+` all but the first.
     pub fn when(mut self, when: &str) -> Self {
         self.when = Some(when.to_owned());
+        self
+    }
+
+    /// The call fails only after so long: `200ms`.
+    pub fn delayed(mut self, delay: &str) -> Self {
+        self.delay = Some(delay.to_owned());
         self
     }
 
@@ -73,6 +81,9 @@ impl Fault {
         let folder = tempfile::tempdir().expect("a folder");
         let trace = folder.path().join("trace");
         let mut order = format!("inject={}:error={}", self.call, self.error);
+        if let Some(delay) = &self.delay {
+            order.push_str(&format!(":delay_enter={delay}"));
+        }
         if let Some(when) = &self.when {
             order.push_str(&format!(":when={when}"));
         }
@@ -165,7 +176,7 @@ impl<'t> Call<'t> {
 }
 
 fn is_injected(line: &str) -> bool {
-    line.ends_with("(INJECTED)")
+    line.contains(" (INJECTED")
 }
 
 #[cfg(test)]

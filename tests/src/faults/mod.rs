@@ -21,6 +21,6 @@ mod table;
 
 pub use descriptors::Descriptors;
 pub use disk::{Disk, Lock};
-pub use inject::{Fault, Injected, Trace};
+pub use inject::{Call, Fault, Injected, Trace};
 pub use ledger::{Counts, Ledger};
 pub use table::{Page, Row};

@@ -1,5 +1,6 @@
 //! The table of faults in `docs/testing.md`: a row for each, as a run of the tests saw it.
 
+use std::fmt;
 use std::path::Path;
 
 /// Around the table.
@@ -39,15 +40,17 @@ impl Row {
             after: after.to_owned(),
         }
     }
+}
 
-    fn text(&self) -> String {
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             place,
             fault,
             answer,
             after,
         } = self;
-        format!("| {place} | {fault} | {answer} | {after} |\n")
+        write!(f, "| {place} | {fault} | {answer} | {after} |")
     }
 }
 
@@ -97,7 +100,7 @@ impl Page {
 
 fn table(rows: &[Row]) -> String {
     rows.iter()
-        .fold(HEAD.to_owned(), |table, row| table + &row.text())
+        .fold(HEAD.to_owned(), |table, row| format!("{table}{row}\n"))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What is in a relay's queue, as its command line shows it.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::Value;
 
 use super::Relay;
@@ -62,20 +64,20 @@ impl Relay {
     /// Files of content beside the database.
     #[must_use]
     pub fn spool_files(&self) -> usize {
-        fn files(folder: &std::path::Path) -> usize {
-            let Ok(entries) = std::fs::read_dir(folder) else {
-                return 0;
-            };
+        self.spool_paths().len()
+    }
+
+    /// The same, by their paths.
+    #[must_use]
+    pub fn spool_paths(&self) -> Vec<PathBuf> {
+        fn files(folder: &Path) -> Vec<PathBuf> {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             entries
-                .flatten()
-                .map(|entry| {
-                    if entry.path().is_dir() {
-                        files(&entry.path())
-                    } else {
-                        1
-                    }
+                .flat_map(|entry| match entry.path() {
+                    path if path.is_dir() => files(&path),
+                    path => vec![path],
                 })
-                .sum()
+                .collect()
         }
         files(&self.data_folder().join("spool"))
     }
