@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use crate::config::{Mode, PullerConfig};
 use crate::journal::Journal;
 use crate::outcome::Severity;
+use crate::reports::{Reports, Traffic};
 use crate::schedule;
 use crate::session::{Pull, Purpose};
 use crate::status::{DaemonLock, RelayStatus, StatusFiles};
@@ -28,6 +29,8 @@ struct Daemon {
     config: PullerConfig,
     status: StatusFiles,
     journal: Journal,
+    /// Counts over all relays, and on across changes of the settings.
+    traffic: Traffic,
     relays: BTreeMap<String, Relay>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
@@ -65,6 +68,7 @@ pub async fn run(
         config: config.clone(),
         status,
         journal,
+        traffic: Traffic::default(),
         relays: BTreeMap::new(),
         tasks: JoinSet::new(),
         stop: stop.clone(),
@@ -122,13 +126,15 @@ impl Daemon {
     /// Begins, ends and resets tasks, so that there is one for each relay.
     fn apply(&mut self, config: PullerConfig) -> Result<(), ConfigErrors> {
         let mut pulls = BTreeMap::new();
+        let reports = Reports::load(&config, &self.traffic)?;
         for relay in &config.relays {
             let stop = match self.relays.get(&relay.name) {
                 Some(known) => known.stop.clone(),
                 None => self.stop.child_token(),
             };
             let purpose = Purpose::Mail(self.journal.clone());
-            let pull = Pull::new(&config, relay, purpose, stop)?;
+            let mut pull = Pull::new(&config, relay, purpose, stop)?;
+            pull.reports.clone_from(&reports);
             pulls.insert(relay.name.clone(), pull);
         }
         self.relays.retain(|name, relay| {

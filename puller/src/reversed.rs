@@ -26,6 +26,7 @@ use tracing::{error, info};
 use crate::config::Limits;
 use crate::handover::{Group, Handover, Verdict, Verdicts};
 use crate::journal::{Begun, Journal, JournalError};
+use crate::reports::{Reports, Switch};
 
 /// Silence within content (R5321-47).
 const DATA_TIMEOUT: Duration = Duration::from_secs(3 * 60);
@@ -57,6 +58,8 @@ pub struct Terms {
     pub limits: Limits,
     /// What is inside already.
     pub journal: Journal,
+    /// Where reports to senders outside go.
+    pub reports: Option<Reports>,
     /// Ends the session at the next message boundary.
     pub stop: CancellationToken,
 }
@@ -110,7 +113,7 @@ struct Session<'t> {
     terms: &'t Terms,
     server: Server,
     wire: Wire,
-    handover: Handover,
+    handover: Switch,
     started: Instant,
     /// What was asked and not yet passed on.
     group: Group,
@@ -146,7 +149,7 @@ impl<'t> Session<'t> {
             server: Server::new(Arc::new(machine(terms, &handover)), tls),
             terms,
             wire,
-            handover,
+            handover: Switch::new(handover, terms),
             started: Instant::now(),
             group: Group::default(),
             asked: Vec::new(),
@@ -235,6 +238,7 @@ impl<'t> Session<'t> {
     ) -> Result<(), WireError> {
         self.count_envelope();
         self.message = Message::new(&path, &parameters);
+        self.handover.mail(&path);
         // What was refused from here on concerns this message.
         drop(self.server.take_refusals());
         if let Some(id) = &parameters.delivery_id {
@@ -284,7 +288,7 @@ impl<'t> Session<'t> {
     }
 
     fn recipient(&mut self, path: ForwardPath, parameters: RcptParameters) {
-        let asked = if let Some(refusal) = self.refusal(&path) {
+        let asked = if let Some(refusal) = self.handover.recipient(&path) {
             Asked::Refused(path, refusal)
         } else if self.message.was_taken_by(&path) {
             Asked::TakenBefore
@@ -293,17 +297,6 @@ impl<'t> Session<'t> {
             Asked::Recipient
         };
         self.asked.push(asked);
-    }
-
-    /// The REV rule: nothing but what we asked for, and the postmaster, whom every server must have (R5321-9).
-    fn refusal(&self, path: &ForwardPath) -> Option<Reply> {
-        let asked = match path {
-            ForwardPath::Postmaster => true,
-            ForwardPath::Mailbox(_) => path
-                .domain()
-                .is_some_and(|domain| self.terms.domains.contains(domain)),
-        };
-        (!asked).then(|| Reply::new(550, "5.7.1", "Mail for this domain was not asked for"))
     }
 
     fn content(&mut self, framing: Framing) {
@@ -334,7 +327,10 @@ impl<'t> Session<'t> {
         if wants_content {
             self.message.content = Some(Content::default());
             let header = self.trace();
-            self.handover.body(header.as_bytes()).await;
+            // A report that goes outside is built anew, and tells nothing of the way in.
+            if !self.handover.is_report() {
+                self.handover.body(header.as_bytes()).await;
+            }
         } else if self.handover.is_exhausted() {
             self.target_lost();
         }
@@ -359,8 +355,11 @@ impl<'t> Session<'t> {
                 }
                 Asked::Refused(path, refusal) => {
                     self.message.refused(Some(&path), &refusal, self.terms);
+                    let is_error = refusal.is_permanent();
                     self.server.answer(refusal);
-                    self.server.count_error();
+                    if is_error {
+                        self.server.count_error();
+                    }
                     continue;
                 }
                 Asked::TakenBefore => Some(already_delivered("2.1.5")),

@@ -22,6 +22,7 @@ use crate::handover::{self, Handover};
 use crate::journal::Journal;
 use crate::login;
 use crate::outcome::{Outcome, Severity};
+use crate::reports::Reports;
 use crate::reversed::{self, Tally, Terms};
 
 /// A goodbye is a courtesy.
@@ -42,6 +43,8 @@ pub struct Pull {
     pub limits: Limits,
     /// Where mail goes.
     pub handover: handover::Setup,
+    /// Where reports to senders outside go.
+    pub reports: Option<Reports>,
     /// Whether to ask for mail at all.
     pub purpose: Purpose,
     /// Ends the pull at the next message boundary.
@@ -107,6 +110,7 @@ impl Pull {
             domains: relay.domains.clone(),
             limits: config.limits,
             handover,
+            reports: None,
             purpose,
             stop,
         })
@@ -293,6 +297,7 @@ impl Pull {
             domains: self.domains.clone(),
             limits: self.limits,
             journal,
+            reports: self.reports.clone(),
             stop: self.stop.clone(),
         }
     }

@@ -443,6 +443,7 @@ pub(crate) fn terms(journal: Journal) -> Terms {
             ..Limits::default()
         },
         journal,
+        reports: None,
         stop: CancellationToken::new(),
     }
 }

@@ -16,6 +16,7 @@ use crate::dial::{self, resolve};
 use crate::handover::Handover;
 use crate::journal::Journal;
 use crate::outcome::Outcome;
+use crate::reports::{Reports, Traffic};
 use crate::session::{Asked, Pull, Purpose};
 
 /// Check name, TCP, TLS and pin, EHLO keywords, AUTH, clock and hand-over target; pulls nothing
@@ -30,7 +31,7 @@ pub(super) struct CheckCommand {
 /// One thing that was tried.
 #[derive(Serialize)]
 struct Line {
-    /// What it belongs to: a relay's name, or `handover`, or `system`.
+    /// What it belongs to: a relay's name, or `handover`, `reports` or `system`.
     of: String,
     check: &'static str,
     ok: bool,
@@ -76,6 +77,7 @@ async fn check(
         all.append(&mut lines.lines);
     }
     all.push(handover(config, relays[0]).await?);
+    all.extend(reports(config).await?);
     Ok(all)
 }
 
@@ -266,6 +268,31 @@ async fn handover(config: &PullerConfig, relay: &RelayConfig) -> Result<Line, Fa
         detail,
         code: ExitCode::TargetDown,
     })
+}
+
+/// Mail for inside does not wait for the smart host; reports to senders outside do, at the relay.
+async fn reports(config: &PullerConfig) -> Result<Option<Line>, Failure> {
+    let Some(reports) = Reports::load(config, &Traffic::default())? else {
+        return Ok(None);
+    };
+    let target = reports.setup().target().to_string();
+    let (ok, detail) = match Handover::open(reports.setup()).await {
+        Ok(handover) => {
+            handover.quit().await;
+            (true, target)
+        }
+        Err(error) => (
+            false,
+            format!("{target}: {error}; reports to senders outside wait while it is down"),
+        ),
+    };
+    Ok(Some(Line {
+        of: "reports".to_owned(),
+        check: "target",
+        ok,
+        detail,
+        code: ExitCode::Failed,
+    }))
 }
 
 fn table(lines: &[Line]) -> String {

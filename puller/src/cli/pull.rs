@@ -15,6 +15,7 @@ use crate::config::{PullerConfig, RelayConfig};
 use crate::daemon::STOP_TIMEOUT;
 use crate::journal::Journal;
 use crate::outcome::Outcome;
+use crate::reports::{Reports, Traffic};
 use crate::session::{Pull, Purpose, Report};
 use crate::status::StatusFiles;
 
@@ -61,6 +62,7 @@ impl PullCommand {
         let outcome = runtime.block_on(async {
             let stop = stop_on_signals()?;
             let mut pulls = pulls(&config, &relays, &stop)?;
+            let reports = Reports::load(&config, &Traffic::default())?;
             // Last: what is wrong with the files leaves nothing behind.
             let status = StatusFiles::open(&config.data_dir)?;
             if self.dry_run {
@@ -68,6 +70,7 @@ impl PullCommand {
             }
             let journal = Journal::open(&config.data_dir)?;
             for pull in &mut pulls {
+                pull.reports.clone_from(&reports);
                 pull.purpose = Purpose::Mail(journal.clone());
             }
             let rows = pull_all(pulls, &stop, Some(&status)).await;

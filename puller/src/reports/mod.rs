@@ -112,3 +112,6 @@ impl Traffic {
         look(&mut state, self.began.elapsed())
     }
 }
+
+#[cfg(test)]
+mod tests;

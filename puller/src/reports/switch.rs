@@ -11,9 +11,10 @@ use tracing::info;
 
 use super::Reports;
 use super::rebuild::{Stamp, rebuild};
-use super::rule::{NoReport, REPORT_OCTETS, Report, is_outside};
+use super::rule::{REPORT_OCTETS, Report, is_outside};
 use super::smart_host::SmartHost;
 use crate::handover::{Group, Handover, Verdict, Verdicts};
+use crate::reversed::Terms;
 
 /// The hand-over of a session with the exception for reports.
 #[derive(Debug)]
@@ -46,11 +47,11 @@ struct Draft {
 }
 
 impl Switch {
-    pub(crate) fn new(inside: Handover, reports: Option<Reports>, domains: Vec<Domain>) -> Self {
+    pub(crate) fn new(inside: Handover, terms: &Terms) -> Self {
         Self {
             inside,
-            outside: reports.map(SmartHost::new),
-            domains,
+            outside: terms.reports.clone().map(SmartHost::new),
+            domains: terms.domains.clone(),
             stage: Stage::Inside,
         }
     }

@@ -34,6 +34,7 @@ fn pull(address: &str, corporate: &Corporate, purpose: Purpose) -> Pull {
         limits: config.limits,
         handover: corporate.setup(),
         purpose,
+        reports: None,
         stop: CancellationToken::new(),
     }
 }
