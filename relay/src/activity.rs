@@ -26,6 +26,7 @@ struct Inner {
     refused_transient: AtomicU64,
     refused_permanent: AtomicU64,
     authentication_failures: AtomicU64,
+    reports: AtomicU64,
     configuration: watch::Sender<ConfigurationState>,
     rest: Mutex<Rest>,
 }
@@ -140,6 +141,8 @@ pub struct Snapshot {
     pub refused_permanent: u64,
     /// AUTH that failed.
     pub authentication_failures: u64,
+    /// Reports that were queued.
+    pub reports: u64,
 }
 
 /// Sessions at this moment and since the start.
@@ -185,6 +188,7 @@ impl Activity {
             refused_transient: AtomicU64::new(0),
             refused_permanent: AtomicU64::new(0),
             authentication_failures: AtomicU64::new(0),
+            reports: AtomicU64::new(0),
             configuration: watch::Sender::default(),
             rest: Mutex::default(),
         }))
@@ -251,6 +255,11 @@ impl Activity {
         self.0.authentication_failures.fetch_add(1, Relaxed);
     }
 
+    /// A report was queued.
+    pub fn reported(&self) {
+        self.0.reports.fetch_add(1, Relaxed);
+    }
+
     /// An ATRN of an authenticated account, until the guard goes. Without [`PullGuard::end`] it counts as broken.
     #[must_use]
     pub fn pull(&self, account: &str, peer: IpAddr) -> PullGuard {
@@ -281,6 +290,7 @@ impl Activity {
             refused_transient: inner.refused_transient.load(Relaxed),
             refused_permanent: inner.refused_permanent.load(Relaxed),
             authentication_failures: inner.authentication_failures.load(Relaxed),
+            reports: inner.reports.load(Relaxed),
         }
     }
 

@@ -8,28 +8,30 @@ use std::sync::Arc;
 use atrn_shared::config::Live;
 use atrn_shared::log::peer;
 use atrn_shared::smtp::parameter::Ret;
+use atrn_shared::smtp::reply::Reply;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
+use crate::activity::Activity;
 use crate::config::{RelayConfig, Reports};
 use crate::queue::{Delivery, Lease, Outcome, Report, Store, StoreError};
 use crate::report::{Case, Fate, Notice, Original, REPORT_OCTETS, Told, addressee};
 use crate::settings::Settings;
 
 /// Settles, and reports where that is due.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Closing {
     store: Store,
     config: Source,
 }
 
 /// Where the configuration comes from.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) enum Source {
     /// A command that works on the queue while no daemon runs.
-    Fixed(Arc<RelayConfig>),
-    /// The daemon, which follows its files.
-    Live(Live<Settings>),
+    Command(Arc<RelayConfig>),
+    /// The daemon, which follows its files, and counts.
+    Daemon(Live<Settings>, Activity),
 }
 
 /// Who ends a delivery.
@@ -61,6 +63,25 @@ impl Closing {
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let report = self.report(&lease, &outcomes, by).await;
         self.store.settle(lease, outcomes, report)
+    }
+
+    /// Settles several, and waits until all of them are durable: they share their commits.
+    ///
+    /// # Errors
+    /// The first commit that failed.
+    pub(crate) async fn settle_all(
+        &self,
+        ended: impl IntoIterator<Item = (Lease, Vec<Outcome>)>,
+        by: By,
+    ) -> Result<(), StoreError> {
+        let mut settling = Vec::new();
+        for (lease, outcomes) in ended {
+            settling.push(self.settle(lease, outcomes, by).await);
+        }
+        for settled in settling {
+            settled.await?;
+        }
+        Ok(())
     }
 
     async fn report(&self, lease: &Lease, outcomes: &[Outcome], by: By) -> Option<Report> {
@@ -101,6 +122,9 @@ impl Closing {
                 recipients = notice.recipients.len(), "report queued"
             );
         }
+        if let Source::Daemon(_, activity) = &self.config {
+            activity.reported();
+        }
         Some(report)
     }
 }
@@ -109,16 +133,16 @@ impl Source {
     /// The configuration now.
     pub(crate) fn load(&self) -> View {
         match self {
-            Self::Fixed(config) => View::Fixed(Arc::clone(config)),
-            Self::Live(settings) => View::Live(settings.load()),
+            Self::Command(config) => View::Read(Arc::clone(config)),
+            Self::Daemon(settings, _) => View::Live(settings.load()),
         }
     }
 }
 
 /// The configuration at one moment.
 pub(crate) enum View {
-    Fixed(Arc<RelayConfig>),
     Live(Arc<Settings>),
+    Read(Arc<RelayConfig>),
 }
 
 impl std::ops::Deref for View {
@@ -126,8 +150,8 @@ impl std::ops::Deref for View {
 
     fn deref(&self) -> &RelayConfig {
         match self {
-            Self::Fixed(config) => config,
             Self::Live(settings) => &settings.config,
+            Self::Read(config) => config,
         }
     }
 }
@@ -190,4 +214,19 @@ async fn read(lease: &Lease) -> Result<Original, StoreError> {
         }
     }
     Ok(Original::new(octets, true))
+}
+
+/// What becomes of each recipient of a delivery that is given up. `why` is all that can be said of one that nobody ever
+/// fetched; with another goes what stood in its way.
+pub(crate) fn given_up(delivery: &Delivery, why: &str) -> Vec<Outcome> {
+    let recipients = delivery.recipients.iter();
+    let outcomes = recipients.map(|recipient| {
+        let last_reply = recipient.last_reply.as_ref();
+        let text = match last_reply.filter(|_| delivery.attempts > 0) {
+            None => why.to_owned(),
+            Some(reply) => format!("{why}; last reply: {reply}"),
+        };
+        Outcome::Expired(Reply::new(554, "5.4.7", text))
+    });
+    outcomes.collect()
 }

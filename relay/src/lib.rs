@@ -11,6 +11,7 @@ pub mod config;
 mod connections;
 pub mod control;
 mod edge;
+mod expiry;
 pub mod fragments;
 mod provider;
 pub mod queue;
@@ -32,9 +33,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::activity::{Activity, Listening};
+use crate::closing::{Closing, Source};
 use crate::config::RelayConfig;
 use crate::connections::Connections;
 use crate::edge::Edge;
+use crate::expiry::Expiry;
 use crate::provider::Provider;
 use crate::queue::Store;
 use crate::settings::Settings;
@@ -69,7 +72,21 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
         store: store.clone(),
         activity: activity.clone(),
     };
-    let provider = Provider::new(live.clone(), store.clone(), activity.clone());
+    let closing = Closing::new(
+        store.clone(),
+        Source::Daemon(live.clone(), activity.clone()),
+    );
+    let provider = Provider::new(
+        live.clone(),
+        store.clone(),
+        closing.clone(),
+        activity.clone(),
+    );
+    let expiry = Expiry {
+        store: store.clone(),
+        closing,
+        settings: live.clone(),
+    };
 
     let listening = Listening {
         smtp: sockets.smtp_addresses(),
@@ -101,6 +118,7 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
         );
         sessions.spawn(listening);
     }
+    sessions.spawn(expiry.run(shutdown.clone()));
     let context = control::Context::daemon(
         store,
         control::Daemon {

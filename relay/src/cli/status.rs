@@ -187,6 +187,10 @@ fn describe_activity(status: &Status, activity: &Snapshot, pid: u32, now: Timest
             room(disk.room)
         ));
     }
+    if activity.reports > 0 {
+        let reports = counted(activity.reports, "report", "reports");
+        lines.push(format!("told      {reports} of mail that ended"));
+    }
     if let Some(loaded_at) = activity.configuration.loaded_at {
         lines.push(format!("files     reloaded {} ago", since(loaded_at, now)));
     }
@@ -335,7 +339,7 @@ mod tests {
                 "pid": 7, "started_at": "2026-01-01T00:00:00Z", "listen": {"smtp": ["127.0.0.1:25"], "odmr": []},
                 "configuration": {"reloads": 1, "loaded_at": null, "error": error}, "smtp": counts, "odmr": counts,
                 "accepted_messages": 1, "accepted_octets": 5000, "refused_transient": 0, "refused_permanent": 2,
-                "authentication_failures": 1,
+                "authentication_failures": 1, "reports": 2,
             });
             value
                 .as_object_mut()

@@ -12,13 +12,12 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
 
+use super::change::{change, end, would_change};
 use super::protocol::{AccountStatus, DomainStatus, ErrorKind, Refused, Reply, Request, Status};
 use crate::activity::Activity;
+use crate::closing::{Source, View};
 use crate::config::RelayConfig;
-use crate::queue::{
-    Action, Changed, DomainTotal, Filter, Item, QueueId, Reference, Selection, State, Store,
-    StoreError,
-};
+use crate::queue::{DomainTotal, Filter, Item, QueueId, Store, StoreError};
 use crate::settings::Settings;
 
 /// What answers are made from.
@@ -65,7 +64,7 @@ pub async fn handle(request: Request, context: &Context, replies: &Sender<Reply>
 }
 
 /// Why an answer ends before its time.
-enum End {
+pub(super) enum End {
     /// Whoever asked is gone.
     Gone,
     Refused(Refused),
@@ -84,11 +83,27 @@ async fn answer(request: Request, context: &Context, replies: &Sender<Reply>) ->
             action,
             selection,
             dry_run,
-        } => Reply::Changed(if dry_run {
-            would_change(context, action, selection).await?
-        } else {
-            change(context, action, selection).await?
-        }),
+        } => {
+            let changed = if dry_run {
+                would_change(context, selection, |state| action.applies_to(state)).await
+            } else {
+                change(context, action, selection).await
+            };
+            Reply::Changed(changed?)
+        }
+        Request::End {
+            ending,
+            reason,
+            selection,
+            dry_run,
+        } => {
+            let changed = if dry_run {
+                would_change(context, selection, |state| ending.applies_to(state)).await
+            } else {
+                end(context, ending, reason, selection).await
+            };
+            Reply::Changed(changed?)
+        }
         Request::List { filter, limit } => return list(context, filter, limit, replies).await,
         Request::Reload => reload(context).await?,
         Request::Show { id } => {
@@ -163,14 +178,14 @@ async fn list(
 }
 
 /// The deliveries that match a filter, a page at a time.
-struct Pages<'c> {
+pub(super) struct Pages<'c> {
     store: Option<&'c Store>,
     filter: Filter,
     after: Option<crate::queue::DeliveryId>,
 }
 
 impl<'c> Pages<'c> {
-    fn new(context: &'c Context, filter: Filter) -> Self {
+    pub(super) fn new(context: &'c Context, filter: Filter) -> Self {
         Self {
             store: context.store.as_ref(),
             filter,
@@ -179,79 +194,13 @@ impl<'c> Pages<'c> {
     }
 
     /// Empty at the end.
-    async fn next(&mut self, max: usize) -> Result<Vec<Item>, StoreError> {
+    pub(super) async fn next(&mut self, max: usize) -> Result<Vec<Item>, StoreError> {
         let Some(store) = self.store else {
             return Ok(Vec::new());
         };
         let items = store.list(self.filter.clone(), self.after, max).await?;
         self.after = items.last().map(|item| item.delivery_id).or(self.after);
         Ok(items)
-    }
-}
-
-async fn change(context: &Context, action: Action, selection: Selection) -> Result<Changed, End> {
-    match (&context.store, selection) {
-        (Some(store), selection) => Ok(store.change(action, selection).await?),
-        (None, selection) => would_change(context, action, selection).await,
-    }
-}
-
-/// What [`change`] would do, as far as can be known: sessions go on claiming and settling.
-async fn would_change(
-    context: &Context,
-    action: Action,
-    selection: Selection,
-) -> Result<Changed, End> {
-    let mut found = Changed::default();
-    match selection {
-        Selection::Ids(ids) => {
-            for id in ids {
-                let items = named(context, id).await?;
-                if items.is_empty() {
-                    found.unknown.push(id);
-                }
-                count(&mut found, action, &items);
-            }
-        }
-        Selection::Filter(filter) => {
-            let mut pages = Pages::new(context, filter);
-            loop {
-                let items = pages.next(LIST_PAGE).await?;
-                if items.is_empty() {
-                    break;
-                }
-                count(&mut found, action, &items);
-            }
-        }
-    }
-    Ok(found)
-}
-
-async fn named(context: &Context, id: Reference) -> Result<Vec<Item>, StoreError> {
-    let (message, wanted) = match id {
-        Reference::Delivery { message, number } => (message, Some(number)),
-        Reference::Message(message) => (message, None),
-    };
-    let shown = match &context.store {
-        Some(store) => store.show(message).await?,
-        None => None,
-    };
-    let deliveries = shown.map(|message| message.deliveries).unwrap_or_default();
-    let items = deliveries.into_iter().map(|delivery| delivery.item);
-    Ok(items
-        .filter(|item| wanted.is_none_or(|number| item.delivery_id.number() == number))
-        .collect())
-}
-
-fn count(found: &mut Changed, action: Action, items: &[Item]) {
-    for item in items {
-        if item.state == State::Leased {
-            found.leased += 1;
-        } else if action.applies_to(item.state) {
-            found.changed += 1;
-        } else {
-            found.unsuitable += 1;
-        }
     }
 }
 
@@ -344,33 +293,21 @@ impl Context {
         }
     }
 
-    fn config(&self) -> ConfigView {
+    /// What the configuration is read from, by whoever has to know it.
+    pub(super) fn source(&self) -> Source {
         match &self.daemon {
-            Ok(daemon) => ConfigView::Live(daemon.settings.load()),
-            Err(config) => ConfigView::Fixed(Arc::clone(config)),
+            Ok(daemon) => Source::Daemon(daemon.settings.clone(), daemon.activity.clone()),
+            Err(config) => Source::Command(Arc::clone(config)),
         }
     }
-}
 
-/// The configuration at one moment.
-enum ConfigView {
-    Fixed(Arc<RelayConfig>),
-    Live(Arc<Settings>),
-}
-
-impl std::ops::Deref for ConfigView {
-    type Target = RelayConfig;
-
-    fn deref(&self) -> &RelayConfig {
-        match self {
-            Self::Fixed(config) => config,
-            Self::Live(settings) => &settings.config,
-        }
+    fn config(&self) -> View {
+        self.source().load()
     }
 }
 
 /// Deliveries that are read at a time.
-const LIST_PAGE: usize = 500;
+pub(super) const LIST_PAGE: usize = 500;
 /// Octets of content in a line of an answer.
 const CONTENT_CHUNK: usize = 48 * 1024;
 /// The watcher waits until writers rest; this is several times that.

@@ -5,6 +5,7 @@
 //! 0700, the socket 0600.
 
 mod answer;
+mod change;
 mod client;
 mod protocol;
 mod server;
@@ -14,7 +15,7 @@ mod tests;
 pub use answer::{Context, Daemon, handle};
 pub use client::{Client, ClientError};
 pub use protocol::{
-    AccountStatus, Asked, DomainStatus, ErrorKind, Refused, Reply, Request, Status, VERSION,
+    AccountStatus, Asked, DomainStatus, Ending, ErrorKind, Refused, Reply, Request, Status, VERSION,
 };
 pub use server::{BindError, bind, serve};
 

@@ -44,6 +44,17 @@ pub enum Request {
         /// Only say what would be done.
         dry_run: bool,
     },
+    /// Ends deliveries, and reports where that is due: one [`Reply::Changed`].
+    End {
+        /// How.
+        ending: Ending,
+        /// Why, in words; `None` where there is nothing to say.
+        reason: Option<String>,
+        /// Which deliveries.
+        selection: Selection,
+        /// Only say what would be done.
+        dry_run: bool,
+    },
     /// Deliveries that match, oldest first, as [`Reply::Item`]s.
     List {
         /// Which.
@@ -67,11 +78,21 @@ pub enum Request {
     Status,
 }
 
+/// How an admin ends deliveries.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// As if they had been refused for good.
+    Bounce,
+    /// As if their time were over.
+    Expire,
+}
+
 /// One line of an answer.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// To [`Request::Change`].
+    /// To [`Request::Change`] and [`Request::End`].
     Changed(Changed),
     /// The next octets of a content, in base64.
     Content(String),

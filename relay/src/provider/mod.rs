@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::breaker::Breakers;
 use self::settlement::Provisional;
 use crate::activity::Activity;
+use crate::closing::Closing;
 use crate::config::OdmrTls;
 use crate::connections::{Caps, Service};
 use crate::queue::Store;
@@ -38,6 +39,7 @@ const PROOFS_AT_ONCE: usize = 2;
 pub(crate) struct Provider {
     pub(crate) settings: Live<Settings>,
     pub(crate) store: Store,
+    pub(crate) closing: Closing,
     pub(crate) activity: Activity,
     proofs: Arc<Semaphore>,
     asked: Asked,
@@ -45,10 +47,16 @@ pub(crate) struct Provider {
 }
 
 impl Provider {
-    pub(crate) fn new(settings: Live<Settings>, store: Store, activity: Activity) -> Self {
+    pub(crate) fn new(
+        settings: Live<Settings>,
+        store: Store,
+        closing: Closing,
+        activity: Activity,
+    ) -> Self {
         Self {
             settings,
             store,
+            closing,
             activity,
             proofs: Arc::new(Semaphore::new(PROOFS_AT_ONCE)),
             asked: Asked::default(),

@@ -20,7 +20,6 @@ use tracing::{debug, error, info, warn};
 
 use super::{Provider, drain, permission};
 use crate::activity::PullResult;
-use crate::closing::{Closing, Source};
 use crate::config::{OdmrConfig, OdmrTls};
 use crate::queue::SessionId;
 use crate::session_id;
@@ -263,7 +262,7 @@ impl Session<'_> {
         let live = &self.provider.settings;
         drain::Drain {
             store,
-            closing: &Closing::new(store.clone(), Source::Live(live.clone())),
+            closing: &self.provider.closing,
             settings: live,
             seat: self.provider.breakers.join(&name),
             session: self.id,
