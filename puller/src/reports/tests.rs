@@ -320,6 +320,19 @@ async fn a_smart_host_that_is_down_costs_reports_a_wait_and_mail_nothing() {
     );
 }
 
+// covers: R-DUP
+#[tokio::test]
+async fn a_report_that_left_does_not_leave_again() {
+    let mut world = World::start(Script::default(), 60).await;
+    let report = offer("a@source.example", REPORT)
+        .replace("MAIL FROM:<>", "MAIL FROM:<> XDELIVERYID=1M7ZMM9TH00.1");
+    world.relay.expect(&report, &[SENDER, RECIPIENT, OK]).await;
+    let again = ["258 2.0.0", "503 5.5.1", "503 5.5.1"];
+    world.relay.expect(&report, &again).await;
+    let (_, _, outside) = world.quit().await;
+    assert_eq!(outside.record().messages.len(), 1);
+}
+
 /// RFC 6531: what goes to an address that is not ASCII needs a server that knows such.
 // covers: R6531-2
 #[tokio::test]
