@@ -94,7 +94,7 @@ impl Closing {
             // Mail of a domain that is not configured any more: as if nothing had been said of it.
             policy: config
                 .domain(&lease.domain)
-                .map_or(Reports::default(), |domain| domain.reports),
+                .map_or_else(Reports::default, |domain| domain.reports),
             reverse_path: &lease.reverse_path,
             sender_verified: lease.sender_verified,
             is_report: lease.is_report,

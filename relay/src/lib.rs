@@ -35,7 +35,7 @@ use tracing::{error, info, warn};
 use crate::activity::{Activity, Listening};
 use crate::closing::{Closing, Source};
 use crate::config::RelayConfig;
-use crate::connections::Connections;
+use crate::connections::{Connections, Service};
 use crate::edge::Edge;
 use crate::expiry::Expiry;
 use crate::provider::Provider;
@@ -94,30 +94,12 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
     };
     let (smtp, odmr) = (joined(&listening.smtp), joined(&listening.odmr));
     activity.listening(listening);
-    let edge_connections = Connections::default();
-    for listener in sockets.smtp {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let listening = connections::listen(
-            edge.clone(),
-            listener,
-            edge_connections.clone(),
-            sessions.clone(),
-            shutdown.clone(),
-        );
-        sessions.spawn(listening);
-    }
-    let odmr_connections = Connections::default();
-    for listener in sockets.odmr {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let listening = connections::listen(
-            provider.clone(),
-            listener,
-            odmr_connections.clone(),
-            sessions.clone(),
-            shutdown.clone(),
-        );
-        sessions.spawn(listening);
-    }
+    let everybody = Everybody {
+        sessions: &sessions,
+        shutdown: &shutdown,
+    };
+    everybody.serve(&edge, sockets.smtp)?;
+    everybody.serve(&provider, sockets.odmr)?;
     sessions.spawn(expiry.run(shutdown.clone()));
     let context = control::Context::daemon(
         store,
@@ -144,6 +126,33 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
     }
     info!("stopped");
     Ok(())
+}
+
+/// What all connections have in common.
+struct Everybody<'a> {
+    sessions: &'a TaskTracker,
+    shutdown: &'a CancellationToken,
+}
+
+impl Everybody<'_> {
+    /// Serves whoever connects to these.
+    fn serve<S: Service>(
+        &self,
+        service: &S,
+        listeners: Vec<std::net::TcpListener>,
+    ) -> std::io::Result<()> {
+        let connections = Connections::default();
+        for listener in listeners {
+            self.sessions.spawn(connections::listen(
+                service.clone(),
+                tokio::net::TcpListener::from_std(listener)?,
+                connections.clone(),
+                self.sessions.clone(),
+                self.shutdown.clone(),
+            ));
+        }
+        Ok(())
+    }
 }
 
 fn joined(addresses: &[std::net::SocketAddr]) -> String {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use atrn_relay::accounts::{Accounts, decoy_key};
 use atrn_relay::config::RelayConfig;
-use atrn_relay::control::{Client, Status};
+use atrn_relay::control::{Client, DomainStatus, Status};
 use atrn_shared::cli::{ExitCode, Failure, Output};
 use atrn_shared::config::{ConfigErrors, Loaded, reason};
 use atrn_shared::tls::Identity;
@@ -230,8 +230,24 @@ impl Findings {
         }
     }
 
-    fn running(&mut self, config: &RelayConfig, status: &Status) {
+    /// What nobody can send, and no clock ends.
+    fn held(&mut self, status: &Status) {
         self.ok("queue", held(status));
+        let forgotten = |domain: &&DomainStatus| !domain.configured && domain.total.messages > 0;
+        for DomainStatus { total, .. } in status.domains.iter().filter(forgotten) {
+            let number = counted(total.messages, "delivery", "deliveries");
+            let domain = &total.domain;
+            self.warning(
+                "queue",
+                format!(
+                    "{domain} is not configured: {number} of it never expire; see `queue list --domain {domain}`"
+                ),
+            );
+        }
+    }
+
+    fn running(&mut self, config: &RelayConfig, status: &Status) {
+        self.held(status);
         let Some(activity) = &status.activity else {
             return;
         };
@@ -274,7 +290,7 @@ impl Findings {
     fn queue(&mut self, config: &RelayConfig) {
         let asked = open(config.clone()).and_then(|mut client| status::ask(&mut client));
         match asked {
-            Ok(status) => self.ok("queue", held(&status)),
+            Ok(status) => self.held(&status),
             Err(failure) => self.problem("queue", failure.text),
         }
     }

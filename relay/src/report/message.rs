@@ -74,12 +74,7 @@ impl Original {
             0
         } else {
             let end = memmem::find(&octets, b"\r\n\r\n").map(|end| end + 2);
-            end.unwrap_or_else(|| if is_whole { octets.len() } else { 0 })
-        };
-        let header_octets = if header_octets == 0 && !is_whole {
-            cut(&octets, octets.len())
-        } else {
-            header_octets
+            end.unwrap_or_else(|| cut(&octets, octets.len()))
         };
         Self {
             octets,

@@ -10,13 +10,13 @@ use atrn_relay::control::Reply;
 use atrn_shared::cli::Failure;
 use clap::Subcommand;
 
-use self::change::{Change, Remove};
+use self::change::{Bounce, Change, Expire, Remove};
 use self::list::List;
 use self::show::{Cat, Show};
 use self::stats::Stats;
 use super::{Call, open};
 
-/// The held mail: list, look, hold, release, retry, remove
+/// The held mail: list, look, hold, release, retry, remove, bounce
 ///
 /// A message is a delivery for each domain that it goes to. An id names the message with all its deliveries;
 /// the id, a dot and a number name one delivery.
@@ -39,6 +39,8 @@ pub(super) enum QueueCommand {
     /// Example: atrn-relay queue retry --state failed
     Retry(Change),
     Remove(Remove),
+    Bounce(Bounce),
+    Expire(Expire),
 }
 
 impl QueueCommand {
@@ -53,6 +55,8 @@ impl QueueCommand {
             Self::Release(command) => command.run(call, client, &change::RELEASE),
             Self::Retry(command) => command.run(call, client, &change::RETRY),
             Self::Remove(command) => command.run(call, client),
+            Self::Bounce(command) => command.run(call, client),
+            Self::Expire(command) => command.run(call, client),
         }
     }
 }

@@ -127,6 +127,9 @@ fn describe_delivery(delivery: &MessageDelivery, now: Timestamp) -> String {
         if let Some(reply) = &recipient.last_reply {
             text += &format!(": {}", shown(reply, TEXT_CHARACTERS));
         }
+        if let Some(to) = &recipient.reported_to {
+            text += &format!(" (reported to {})", shown(to, TEXT_CHARACTERS));
+        }
         lines.push(("recipient", text));
     }
     let lines = lines
@@ -298,7 +301,13 @@ mod tests {
                 "received_at": "2026-01-01T00:00:00Z", "size": 5, "sender": "", "recipients": ["u@example.com"],
                 "attempts": 1, "next_attempt": "2026-01-01T00:02:00Z", "expires_at": "2026-01-06T00:00:00Z",
                 "last_reply": "450 later", "last_attempt": "2026-01-01T00:00:30Z",
-                "details": [{"recipient": "u@example.com", "parameters": "NOTIFY=NEVER", "last_reply": "450 later"}],
+                "details": [
+                    {"recipient": "u@example.com", "parameters": "NOTIFY=NEVER", "last_reply": "450 later"},
+                    {
+                        "recipient": "v@example.com", "parameters": "", "last_reply": "550 no",
+                        "reported_to": "postmaster@example.com",
+                    },
+                ],
             }],
         });
         let message = serde_json::from_value(json).unwrap();
@@ -318,6 +327,7 @@ needs         8BITMIME
   next attempt  2026-01-01 00:02:00 UTC (in 1m)
   expires       2026-01-06 00:00:00 UTC
   recipient     u@example.com NOTIFY=NEVER: 450 later
+  recipient     v@example.com: 550 no (reported to postmaster@example.com)
 ";
         assert_eq!(
             describe(&message, "2026-01-01T00:01:00Z".parse().unwrap()),
