@@ -196,9 +196,13 @@ impl Folder {
             return sync_directory(&new);
         }
         unfinished.file.sync_all()?;
-        fs::rename(&unfinished.path, place)?;
+        fs::rename(&unfinished.path, &place)?;
         unfinished.is_kept = true;
-        sync_directory(&new)
+        sync_directory(&new).inspect_err(|_| {
+            // A sync that comes later could succeed and still not mean this name. The message is not taken, so it is
+            // not there; the next attempt begins with a file of its own.
+            let _ = fs::remove_file(&place);
+        })
     }
 
     /// Whether an earlier process has brought it. One look at the folder is enough: nobody else gives such names
