@@ -1,5 +1,6 @@
 //! A running program that may open no more files.
 
+use std::collections::HashSet;
 use std::fs;
 use std::process::Command;
 
@@ -13,7 +14,7 @@ pub struct Descriptors {
 }
 
 impl Descriptors {
-    /// Leaves a program so many descriptors above those that it has.
+    /// Leaves a program so many descriptors beside those that it has.
     ///
     /// # Panics
     /// When its limit cannot be changed.
@@ -24,11 +25,10 @@ impl Descriptors {
         let numbers = own
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.parse::<usize>().ok());
-        // The limit is on the number, and the kernel gives the lowest that is free.
-        let numbers: Vec<usize> = numbers.collect();
-        let highest = numbers.iter().max().copied().unwrap_or_default();
-        let holes = highest + 1 - numbers.len();
-        let limit = highest + 1 + spare.saturating_sub(holes);
+        let taken: HashSet<usize> = numbers.collect();
+        // The limit is on the number of a new one, and the kernel gives the lowest that is free.
+        let free = (0..).filter(|number| !taken.contains(number));
+        let limit = free.take(spare + 1).last().unwrap_or_default();
         let before = prlimit(
             program,
             &["--raw", "--noheadings", "--output=SOFT", "--nofile"],

@@ -160,7 +160,8 @@ impl<'t> Call<'t> {
     fn parse(line: &'t str) -> Option<Self> {
         let (_, call) = line.split_once(' ')?;
         let (name, rest) = call.trim_start().split_once('(')?;
-        let (arguments, _) = rest.rsplit_once(") ")?;
+        let (arguments, _) = rest.rsplit_once(" = ")?;
+        let arguments = arguments.trim_end().strip_suffix(')')?;
         Some(Self {
             name,
             arguments,
@@ -188,7 +189,7 @@ mod tests {
         let trace = Trace(
             [
                 "17 fdatasync(14</a/queue.db-wal>) = -1 EIO (Input/output error) (INJECTED)",
-                "17 pwrite64(11</a/queue.db>, \"\"..., 4096, 8192) = 4096",
+                "17 pwrite64(11</a/queue.db>, \"\"..., 4096, 8192)    = 4096",
                 "17 fdatasync(11</a/queue.db> <unfinished ...>",
                 "18 --- SIGINT ---",
             ]
@@ -201,5 +202,6 @@ mod tests {
         assert!(calls[0].failed && calls[0].is_on(Path::new("/a/queue.db-wal")));
         assert!(!calls[1].failed && calls[1].is_on(Path::new("/a/queue.db")));
         assert_eq!((calls[0].name, calls[1].name), ("fdatasync", "pwrite64"));
+        assert!(calls[1].arguments.ends_with(", 8192"));
     }
 }
