@@ -100,7 +100,7 @@ impl StatusFiles {
         let probe = files.folder.join(".probe");
         let outcome = fs::create_dir_all(&files.folder)
             .and_then(|()| File::create(&probe))
-            .and_then(|_| fs::remove_file(&probe));
+            .and_then(|_| fs::remove_file(&probe).or_else(gone));
         outcome.map_err(|error| {
             let text = format!(
                 "data_dir {} cannot be written: {error}; make it for the user that runs atrn-puller",
@@ -195,6 +195,14 @@ impl DaemonLock {
     }
 }
 
+/// Another process of ours, a `pull` beside the daemon, looks in the same way at the same time.
+fn gone(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,6 +249,20 @@ mod tests {
             files.write("mx1", &status).unwrap();
             assert_eq!(files.read("mx1").last.unwrap().outcome, outcome);
         }
+    }
+
+    #[test]
+    fn several_processes_may_begin_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        StatusFiles::open(folder.path()).unwrap();
+                    }
+                });
+            }
+        });
     }
 
     #[test]
