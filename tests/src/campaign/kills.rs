@@ -68,7 +68,7 @@ impl Killer<'_> {
             None => Ok(false),
             Some(id) => trap.set(tracer, id).map(|set| {
                 self.let_pull(boundary.traffic());
-                wait(set)
+                set.is_some_and(wait)
             }),
         };
         self.undirect();
@@ -87,13 +87,14 @@ impl Killer<'_> {
     pub(super) fn revive(&mut self) -> Result<()> {
         self.complain();
         self.parties.start(Who::Relay);
+        self.parties.wait_for_relay()?;
         for target in Target::ALL {
-            self.parties.start(Who::Daemon(target));
+            self.parties.wake(target);
             if self.random.bool() {
                 self.parties.start(Who::Pull(target));
             }
         }
-        self.parties.wait_for_relay()
+        Ok(())
     }
 
     /// Kills at a moment that nobody has chosen.
@@ -139,12 +140,17 @@ impl Killer<'_> {
     }
 
     fn victim(&mut self, place: Place) -> Who {
-        match place {
-            Place::MaildirPuller => Who::Daemon(Target::Maildir),
-            Place::Puller => Who::Daemon(Target::ALL[self.random.usize(..2)]),
-            Place::Relay => Who::Relay,
-            Place::SmtpPuller => Who::Daemon(Target::Smtp),
+        let target = match place {
+            Place::MaildirPuller => Target::Maildir,
+            Place::Puller => Target::ALL[self.random.usize(..2)],
+            Place::Relay => return Who::Relay,
+            Place::SmtpPuller => Target::Smtp,
+        };
+        if self.random.bool() {
+            return Who::Daemon(target);
         }
+        self.parties.start(Who::Pull(target));
+        Who::Pull(target)
     }
 
     /// Lets only that traffic go on that a boundary asks for.
@@ -153,6 +159,7 @@ impl Killer<'_> {
             return;
         }
         self.parties.signal_pullers(Signal::SIGSTOP);
+        self.load.pour();
         if traffic == Traffic::Settlements {
             let end = Instant::now() + TRAP_PATIENCE;
             let waiting = |target| self.ledger.outstanding(target);

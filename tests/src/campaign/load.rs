@@ -40,6 +40,8 @@ struct Gate {
 struct GateState {
     closed: bool,
     ended: bool,
+    /// Messages come, whether somebody pulls them or not.
+    unlimited: bool,
     /// Sessions between their first octet and their last reply.
     inside: usize,
 }
@@ -80,9 +82,18 @@ impl Load {
         drop(waited);
     }
 
-    /// Lets them go on.
+    /// Lets messages come though nobody pulls.
+    pub(super) fn pour(&self) {
+        self.gate.state().unlimited = true;
+        self.gate.changed.notify_all();
+    }
+
+    /// Lets them come and wait as usual.
     pub(super) fn release(&self) {
-        self.gate.state().closed = false;
+        let mut state = self.gate.state();
+        state.closed = false;
+        state.unlimited = false;
+        drop(state);
         self.gate.changed.notify_all();
     }
 
@@ -116,7 +127,7 @@ impl Gate {
             if state.ended {
                 return false;
             }
-            if !state.closed && has_room() {
+            if !state.closed && (state.unlimited || has_room()) {
                 state.inside += 1;
                 return true;
             }

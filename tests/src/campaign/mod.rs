@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
 use boundary::{Boundary, Side};
 use corporate::Reader;
@@ -219,10 +219,12 @@ fn drain(parties: &mut Parties, ledger: &Ledger) -> Result<()> {
         for complaint in parties.reap() {
             ledger.violation(complaint);
         }
-        for who in Who::ALL {
-            parties.start(who);
-        }
+        parties.start(Who::Relay);
         parties.wait_for_relay()?;
+        for target in Target::ALL {
+            parties.start(Who::Pull(target));
+            parties.wake(target);
+        }
         let left = parties.relay().queue_list(&[]);
         if left.is_empty() {
             return Ok(());
@@ -252,7 +254,7 @@ fn check(file: &Path, folder: &Path, ledger: &Ledger) -> (String, String) {
         .display()
         .to_string();
     let query = "PRAGMA integrity_check";
-    let said = Connection::open(file)
+    let said = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)
         .and_then(|connection| connection.query_row(query, [], |row| row.get::<_, String>(0)))
         .unwrap_or_else(|error| error.to_string());
     if said != "ok" {

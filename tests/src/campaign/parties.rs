@@ -113,6 +113,17 @@ impl Parties {
         self.running.push((who, process));
     }
 
+    /// Starts a puller's daemon, or makes it try now: left alone it waits longer from failure to failure.
+    pub(super) fn wake(&mut self, target: Target) {
+        let who = Who::Daemon(target);
+        if self.process(who).is_some() {
+            // A reload, as by an admin who knows that the relay is back.
+            self.pullers[target.index()].configure(|_| ());
+        } else {
+            self.start(who);
+        }
+    }
+
     /// Waits until the relay's listeners answer.
     pub(super) fn wait_for_relay(&mut self) -> Result<()> {
         let addresses = [self.relay.smtp_address(), self.relay.odmr_address()];

@@ -14,7 +14,7 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
@@ -38,14 +38,16 @@ pub struct Trap {
 }
 
 const ATTACHED: &str = "attached";
+const GONE: &str = "gone";
 const SPRUNG: &str = "sprung";
 
 impl Trap {
-    /// Sets it under a program: starts the tracer, and returns when it is attached.
+    /// Sets it under a program: starts the tracer, and returns when it is attached. `None`: the program has just
+    /// ended.
     ///
     /// # Errors
     /// When this system does not let one process trace another.
-    pub fn set(self, tracer: &Path, program: u32) -> Result<SetTrap> {
+    pub fn set(self, tracer: &Path, program: u32) -> Result<Option<SetTrap>> {
         let mut child = Command::new(tracer)
             .args(["trace", "--pid", &program.to_string()])
             .args(["--at", self.boundary.name(), "--passed"])
@@ -60,13 +62,14 @@ impl Trap {
             child,
             output: BufReader::new(output),
         };
-        let said = set.said()?;
-        ensure!(
-            said == ATTACHED,
-            "the tracer cannot attach to process {program}: ptrace must be allowed here \
-             (root, or kernel.yama.ptrace_scope=0)"
-        );
-        Ok(set)
+        match set.said()?.as_str() {
+            ATTACHED => Ok(Some(set)),
+            GONE => Ok(None),
+            _ => bail!(
+                "the tracer cannot attach to process {program}: ptrace must be allowed here \
+                 (root, or kernel.yama.ptrace_scope=0)"
+            ),
+        }
     }
 
     /// The tracer's own work: waits under the program, and kills it at the call.
@@ -75,7 +78,10 @@ impl Trap {
     /// When it cannot be traced.
     pub fn wait(self, program: u32) -> Result<()> {
         let program = Pid::from_raw(i32::try_from(program)?);
-        let mut tracer = Tracer::attach(program)?;
+        let Some(mut tracer) = Tracer::attach(program)? else {
+            say(GONE)?;
+            return Ok(());
+        };
         say(ATTACHED)?;
         if tracer.run(self)? {
             say(SPRUNG)?;
@@ -127,12 +133,13 @@ struct Tracer {
 }
 
 impl Tracer {
-    fn attach(id: Pid) -> Result<Self> {
+    /// `None`: the program has ended.
+    fn attach(id: Pid) -> Result<Option<Self>> {
         let mut seized = HashSet::new();
         // Threads may come while others are seized; from a seized one on, they come traced.
         loop {
             let before = seized.len();
-            for thread in threads(id)? {
+            for thread in threads(id) {
                 if !seized.contains(&thread) && seize(thread)? {
                     seized.insert(thread);
                 }
@@ -141,13 +148,16 @@ impl Tracer {
                 break;
             }
         }
-        ensure!(!seized.is_empty(), "process {id} has ended");
-        Ok(Self {
+        let program = match Program::open(id) {
+            Ok(program) if !seized.is_empty() => program,
+            _ => return Ok(None),
+        };
+        Ok(Some(Self {
             id,
-            program: Program::open(id)?,
+            program,
             inside: HashSet::new(),
             doomed: None,
-        })
+        }))
     }
 
     /// Goes from stop to stop. True when the trap has sprung, false when the program ended otherwise.
@@ -203,12 +213,12 @@ impl Tracer {
     }
 }
 
-fn threads(id: Pid) -> Result<Vec<Pid>> {
-    let tasks = std::fs::read_dir(format!("/proc/{id}/task"))
-        .with_context(|| format!("process {id} has ended"))?;
-    let names = tasks.flatten().map(|task| task.file_name());
-    let numbers = names.filter_map(|name| name.to_str()?.parse().ok());
-    Ok(numbers.map(Pid::from_raw).collect())
+/// None when the process has ended.
+fn threads(id: Pid) -> Vec<Pid> {
+    let tasks = std::fs::read_dir(format!("/proc/{id}/task"));
+    let names = tasks.into_iter().flatten().flatten();
+    let numbers = names.filter_map(|task| task.file_name().to_str()?.parse().ok());
+    numbers.map(Pid::from_raw).collect()
 }
 
 /// False when the thread is gone, or comes traced already.
@@ -217,18 +227,36 @@ fn seize(thread: Pid) -> Result<bool> {
     match ptrace::seize(thread, options).and_then(|()| ptrace::interrupt(thread)) {
         Ok(()) => Ok(true),
         Err(Errno::ESRCH) => Ok(false),
-        // A thread that its seized creator has handed to us in the meantime.
-        Err(Errno::EPERM) if is_traced_by_us(thread) => Ok(true),
+        Err(Errno::EPERM) => match Standing::of(thread) {
+            // Its seized creator has handed it to us in the meantime.
+            Standing::Ours => Ok(true),
+            Standing::Ended => Ok(false),
+            Standing::Foreign => bail!("ptrace of {thread}: not permitted"),
+        },
         Err(error) => bail!("ptrace of {thread}: {error}"),
     }
 }
 
-fn is_traced_by_us(thread: Pid) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
-    let tracer = status
-        .lines()
-        .find_map(|line| line.strip_prefix("TracerPid:"));
-    tracer.is_some_and(|number| number.trim() == std::process::id().to_string())
+/// What the kernel says of a thread that may not be seized.
+enum Standing {
+    Ended,
+    Foreign,
+    Ours,
+}
+
+impl Standing {
+    fn of(thread: Pid) -> Self {
+        let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let state = field("State:").unwrap_or("X").trim();
+        if state.starts_with(['X', 'Z']) {
+            return Self::Ended;
+        }
+        match field("TracerPid:") {
+            Some(number) if number.trim() == std::process::id().to_string() => Self::Ours,
+            _ => Self::Foreign,
+        }
+    }
 }
 
 fn go_on(thread: Pid, signal: Option<Signal>) {
