@@ -103,8 +103,9 @@ fn pause(config: &RelayConfig) -> Duration {
         .domains
         .iter()
         .flat_map(|domain| [domain.hold_for, domain.keep_failed]);
-    let shortest = times.min().unwrap_or(PAUSE_MAX);
-    (shortest / 4).clamp(PAUSE_MIN, PAUSE_MAX)
+    times.min().map_or(PAUSE_MAX, |shortest| {
+        (shortest / 4).clamp(PAUSE_MIN, PAUSE_MAX)
+    })
 }
 
 #[cfg(test)]

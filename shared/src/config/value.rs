@@ -299,13 +299,18 @@ fn is_host_name(text: &str) -> bool {
     !numeric && matches!(ServerName::try_from(text), Ok(ServerName::DnsName(_)))
 }
 
-/// A duration as one would write it in the file: `5m`, `1h 30m`.
+/// A duration as one would write it in the file: `5m`, `1h 30m`, `365d`.
 #[must_use]
 pub fn show_duration(duration: Duration) -> String {
-    humantime::format_duration(duration)
-        .to_string()
-        .replace("days", "d")
-        .replace("day", "d")
+    const DAY: u64 = 86_400;
+    let days = duration.as_secs() / DAY;
+    // Longer units are no whole number of days, and nobody counts in them.
+    let rest = duration - Duration::from_secs(days * DAY);
+    match (days, rest.is_zero()) {
+        (0, _) => humantime::format_duration(rest).to_string(),
+        (days, true) => format!("{days}d"),
+        (days, false) => format!("{days}d {}", humantime::format_duration(rest)),
+    }
 }
 
 /// A size as one would write it in the file: decimal where that is exact.
@@ -415,6 +420,8 @@ mod tests {
             (300, "5m"),
             (5 * 86_400, "5d"),
             (86_400, "1d"),
+            (365 * 86_400, "365d"),
+            (31 * 86_400 + 60, "31d 1m"),
             (5_400, "1h 30m"),
         ] {
             assert_eq!(show_duration(Duration::from_secs(seconds)), expected);
