@@ -1,10 +1,13 @@
 //! The puller's ends: the customer up to the reversal, the receiving side behind it, which is also that of the edge. Each
 //! is a driver as short as it can be, with the verdicts of the directives.
 
+use std::collections::{BTreeSet, HashMap};
+
 use atrn_shared::odmr::customer::{Customer, Event as Asked, Outcome};
 use atrn_shared::sasl::{ClientContext, NONCE_OCTETS};
 use atrn_shared::smtp::address::ForwardPath;
 use atrn_shared::smtp::line::Input;
+use atrn_shared::smtp::parameter::DeliveryId;
 use atrn_shared::smtp::reply::Reply;
 use atrn_shared::smtp::server::{Event, Server, Tls as ServerTls};
 
@@ -104,7 +107,23 @@ pub(super) struct ServerEnd<'a> {
     settings: &'a Settings,
     server: Server,
     input: Input,
+    journal: HashMap<DeliveryId, Taken>,
+    offered: Offered,
     closed: bool,
+}
+
+/// Who took a delivery.
+enum Taken {
+    Recipients(BTreeSet<String>),
+    Whole,
+}
+
+/// The delivery under way.
+#[derive(Default)]
+struct Offered {
+    id: Option<DeliveryId>,
+    accepted: BTreeSet<String>,
+    some_refused: bool,
 }
 
 impl<'a> ServerEnd<'a> {
@@ -114,6 +133,8 @@ impl<'a> ServerEnd<'a> {
             settings,
             server,
             input: Input::new(),
+            journal: HashMap::new(),
+            offered: Offered::default(),
             closed: false,
         }
     }
@@ -130,6 +151,8 @@ impl<'a> ServerEnd<'a> {
             settings,
             server,
             input: Input::new(),
+            journal: HashMap::new(),
+            offered: Offered::default(),
             closed: false,
         }
     }
@@ -143,15 +166,70 @@ impl<'a> ServerEnd<'a> {
                     return;
                 }
                 Event::Body(_) | Event::Abandoned(_) => continue,
-                Event::Mail(path, _) => self.verdict(Step::Mail, &path.to_string()),
-                Event::Recipient(path, _) => self.recipient(&path),
+                Event::Mail(path, parameters) => {
+                    self.mail(&path.to_string(), parameters.delivery_id)
+                }
+                Event::Recipient(path, _) => self.offer(&path),
                 Event::Content(_) => self
                     .ordered(Step::Data, "")
                     .unwrap_or_else(|| Reply::bare(354, "Go ahead")),
-                Event::EndOfMessage(_) => self.verdict(Step::EndOfData, ""),
+                Event::EndOfMessage(_) => self.end(),
             };
             self.server.answer(answer);
         }
+    }
+
+    fn mail(&mut self, path: &str, id: Option<DeliveryId>) -> Reply {
+        let taken = id.as_ref().and_then(|id| self.journal.get(id));
+        let is_taken = matches!(taken, Some(Taken::Whole));
+        self.offered = Offered {
+            id,
+            ..Offered::default()
+        };
+        if is_taken {
+            return Reply::new(258, "2.0.0", "already delivered");
+        }
+        self.verdict(Step::Mail, path)
+    }
+
+    fn offer(&mut self, path: &ForwardPath) -> Reply {
+        let name = path.to_string();
+        let taken = self.offered.id.as_ref().map(|id| self.journal.get(id));
+        if let Some(Some(Taken::Recipients(taken))) = taken
+            && taken.contains(&name)
+        {
+            return Reply::new(258, "2.1.5", "already delivered");
+        }
+        let reply = self.recipient(path);
+        if reply.is_positive() {
+            self.offered.accepted.insert(name);
+        } else {
+            self.offered.some_refused = true;
+        }
+        reply
+    }
+
+    fn end(&mut self) -> Reply {
+        let reply = self.verdict(Step::EndOfData, "");
+        let Offered {
+            id,
+            accepted,
+            some_refused,
+        } = std::mem::take(&mut self.offered);
+        if let (Some(id), true) = (id, reply.is_positive()) {
+            let before = self.journal.remove(&id);
+            let mut all = accepted;
+            if let Some(Taken::Recipients(before)) = before {
+                all.extend(before);
+            }
+            let taken = if some_refused {
+                Taken::Recipients(all)
+            } else {
+                Taken::Whole
+            };
+            self.journal.insert(id, taken);
+        }
+        reply
     }
 
     fn recipient(&self, path: &ForwardPath) -> Reply {

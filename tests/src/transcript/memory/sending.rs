@@ -176,11 +176,16 @@ impl Credentials for OneAccount {
 /// What the relay puts on top when it accepts a message.
 const TRACE: &[u8] = b"Received: from a.example by b.example; Thu, 1 Jan 2026 12:00:00 +0000\r\n";
 
-/// The sending side: every message in turn, one command at a time.
+/// The sending side: every message in turn; in one flight where the peer offers PIPELINING and CHUNKING, else one
+/// command at a time.
 pub(super) struct DrainEnd {
     client: Client,
     input: Input,
     messages: VecDeque<Message>,
+    /// Messages so far: part of their delivery ids.
+    count: usize,
+    /// The peer has the message under way already.
+    already: bool,
     closed: bool,
 }
 
@@ -190,6 +195,8 @@ impl DrainEnd {
             client: Client::new(Dialect::Smtp),
             input: Input::new(),
             messages: settings.messages.clone().into(),
+            count: 0,
+            already: false,
             closed: false,
         }
     }
@@ -219,21 +226,19 @@ impl DrainEnd {
             Awaited::Greeting => self.client.quit(),
             Awaited::Hello if reply.code() / 100 == 5 => self.client.old_hello(RELAY_NAME),
             Awaited::Hello => self.next_message(),
-            Awaited::Mail if reply.is_positive() => {
-                let path = &self.messages[0].forward_paths[0];
-                let path = ForwardPath::from_address(path).expect("a forward-path");
-                self.client.recipient(&path, &RcptParameters::default());
-            }
-            Awaited::Recipient if reply.is_positive() => self.client.data(),
+            Awaited::Mail if self.flies() => self.already = self.has_it(reply),
+            // What it means comes with the reply to the content.
+            Awaited::Recipient if self.flies() => {}
+            Awaited::EndOfData if self.already => self.next_but_one(),
+            Awaited::Mail if self.has_it(reply) => self.next_but_one(),
+            Awaited::Mail if reply.is_positive() => self.recipient(),
+            Awaited::Recipient if reply.is_positive() && !self.has_it(reply) => self.client.data(),
             Awaited::Data if reply.code() == 354 => {
                 self.client.content(TRACE);
                 self.client.content(&self.messages[0].content);
                 self.client.end_of_data(1);
             }
-            Awaited::EndOfData if reply.is_positive() => {
-                self.messages.pop_front();
-                self.next_message();
-            }
+            Awaited::EndOfData if reply.is_positive() => self.next_but_one(),
             Awaited::Reset => self.next_message(),
             // Refused: the transaction is given up.
             _ => {
@@ -244,7 +249,37 @@ impl DrainEnd {
         }
     }
 
+    fn flies(&self) -> bool {
+        let offered = self.client.extensions();
+        offered.pipelining && offered.chunking
+    }
+
+    /// R-DUP
+    fn has_it(&self, reply: &Reply) -> bool {
+        self.client.extensions().delivery_id && reply.is_already_delivered()
+    }
+
+    fn recipient(&mut self) {
+        let path = &self.messages[0].forward_paths[0];
+        let path = ForwardPath::from_address(path).expect("a forward-path");
+        self.client.recipient(&path, &RcptParameters::default());
+    }
+
+    fn flight(&mut self) {
+        self.recipient();
+        let content = &self.messages[0].content;
+        self.client.bdat((TRACE.len() + content.len()) as u64, true);
+        self.client.content(TRACE);
+        self.client.content(content);
+    }
+
+    fn next_but_one(&mut self) {
+        self.messages.pop_front();
+        self.next_message();
+    }
+
     fn next_message(&mut self) {
+        self.already = false;
         while let Some(message) = self.messages.front() {
             let needs = Needs {
                 octets: message.content.len() as u64,
@@ -254,13 +289,19 @@ impl DrainEnd {
             if self.client.can_carry(&needs).is_ok() {
                 let path =
                     ReversePath::from_address(&message.reverse_path).expect("a reverse-path");
+                self.count += 1;
                 let parameters = MailParameters {
                     size: Some(needs.octets),
                     body: needs.eight_bit.then_some(BodyType::EightBitMime),
                     smtputf8: needs.smtputf8,
+                    delivery_id: format!("delivery-{}", self.count).parse().ok(),
                     ..MailParameters::default()
                 };
-                return self.client.mail(&path, &parameters);
+                self.client.mail(&path, &parameters);
+                if self.flies() {
+                    self.flight();
+                }
+                return;
             }
             self.messages.pop_front();
         }

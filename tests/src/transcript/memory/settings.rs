@@ -113,6 +113,8 @@ impl Settings {
     pub(super) fn server(&self, hostname: &str) -> Arc<server::Config> {
         let extensions = Extensions {
             chunking: true,
+            // Between relay and puller; the Internet is offered nothing of the kind.
+            delivery_id: hostname == PULLER_NAME,
             dsn: true,
             eight_bit_mime: true,
             enhanced_status_codes: true,
