@@ -117,14 +117,11 @@ fn table(status: &Status, now: Timestamp) -> String {
     };
     let journal = match &status.journal {
         None => String::new(),
-        Some(JournalState::Known(summary)) => match summary.oldest_at {
-            Some(at) => format!(
-                ", {} deliveries in the journal, the oldest from {}",
-                summary.entries,
-                ago(at, now)
-            ),
-            None => ", the journal is empty".to_owned(),
-        },
+        Some(JournalState::Known(summary)) => format!(
+            ", {} deliveries in the journal, {}",
+            summary.entries,
+            size(summary.octets)
+        ),
         Some(JournalState::Unknown { error }) => format!("\nALARM journal: {error}"),
     };
     format!("{table}{alarms}\n{daemon}{journal}")
@@ -191,7 +188,7 @@ mod tests {
             relays: vec![row("mx1", known), row("mx22", RelayStatus::default())],
             journal: Some(JournalState::Known(Summary {
                 entries: 4_711,
-                oldest_at: Some(at(120)),
+                octets: 204_800,
             })),
         };
         let expected = "\
@@ -199,7 +196,7 @@ RELAY  LAST PULL  RESULT   MESSAGES     SIZE  LAST MAIL  NEXT PULL  FAILURES
 mx1    2m ago     refused        12  48.2 kB  1m ago     in 3m             1
 mx22   never      -               -        -  -          -                 0
 ALARM mx1: the relay says 535 5.7.8 no
-daemon running, 4711 deliveries in the journal, the oldest from 2h ago";
+daemon running, 4711 deliveries in the journal, 204.8 kB";
         assert_eq!(table(&status, at(10_120)), expected);
     }
 }

@@ -21,18 +21,19 @@ const WHOLE_CHECK_BYTES: i64 = 8 * 1024 * 1024;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Only ever appended to.
 const STEPS: &[M<'static>] = &[M::up(include_str!("schema.sql"))];
-/// Both ends of each tree, and with them the way down to the leaves.
-const ENDS: [&str; 3] = [
-    "SELECT (SELECT min(key) FROM taken), (SELECT max(key) FROM taken)",
+/// Both ends of the tree, and with them the way down to the leaves.
+const ENDS: [&str; 2] = [
     "SELECT (SELECT min(id) FROM taken), (SELECT max(id) FROM taken)",
-    "SELECT steady FROM clock",
+    "SELECT steady FROM state",
 ];
 
-/// A database that was opened for writing, and the clock that it brought.
+/// A database that was opened for writing, and what the last process left in it.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) clock: SteadyClock,
+    /// Old entries were looked for up to this id.
+    pub(super) pruned: String,
 }
 
 /// What the journal says of an id that it has.
@@ -45,10 +46,10 @@ pub(super) enum Found {
 /// What a journal holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 pub struct Summary {
-    /// Delivery ids, give or take the few that were taken in several parts.
+    /// Delivery ids, as far as they were counted: a process that was killed has counted a minute less.
     pub entries: u64,
-    /// When the oldest was added.
-    pub oldest_at: Option<Timestamp>,
+    /// Of the database, without its log.
+    pub octets: u64,
 }
 
 /// Opens the database, makes it if need be, and verifies that commits are durable. One process at a time.
@@ -59,8 +60,17 @@ pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
     configure(&connection).map_err(sqlite)?;
     migrate(&mut connection, path)?;
     check(&connection, path)?;
-    let clock = clock(&connection).map_err(sqlite)?;
-    Ok(Opened { connection, clock })
+    let (mark, pruned) = connection
+        .query_row("SELECT steady, wall, pruned FROM state", [], |row| {
+            let (steady, wall) = (Moment::from_millis(row.get(0)?), row.get(1)?);
+            Ok((Mark { steady, wall }, row.get(2)?))
+        })
+        .map_err(sqlite)?;
+    Ok(Opened {
+        connection,
+        clock: SteadyClock::resume(mark, Timestamp::now()),
+        pruned,
+    })
 }
 
 /// Opens it again after a commit failed, in a state that may be trusted.
@@ -111,19 +121,15 @@ pub(super) fn examine(path: &Path) -> Result<Option<Summary>, OpenError> {
 }
 
 fn summary(connection: &Connection) -> rusqlite::Result<Summary> {
-    let clock = clock(connection)?;
-    // Keys are given in order and taken from the beginning: to count them would cost more with each.
-    let ends = "SELECT (SELECT min(key) FROM taken), (SELECT max(key) FROM taken),
-                       (SELECT at FROM taken ORDER BY key LIMIT 1)";
-    connection.query_row(ends, [], |row| {
-        let ends: (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
-        let entries = match ends {
-            (Some(first), Some(last)) => last.abs_diff(first) + 1,
-            _ => 0,
-        };
-        let at: Option<i64> = row.get(2)?;
-        let oldest_at = at.map(|at| clock.on_wall(Moment::from_millis(at), Timestamp::now()));
-        Ok(Summary { entries, oldest_at })
+    // Kept by the writers: to count them would cost more with each.
+    let known =
+        "SELECT entries, page_count * page_size FROM state, pragma_page_count, pragma_page_size";
+    connection.query_row(known, [], |row| {
+        let number = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
+        Ok(Summary {
+            entries: number(0)?,
+            octets: number(1)?,
+        })
     })
 }
 
@@ -158,6 +164,8 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     // A setting that did not take would break the promise behind every `250`, silently.
     let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+    // The writer does it, so that the log begins anew: look-ups in a long one cost more.
+    connection.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
     let synchronous: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
     if mode == "wal" && synchronous == 2 {
         return Ok(());
@@ -182,7 +190,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
         other => OpenError::damaged(path, other.to_string()),
     })?;
     let mark = SteadyClock::begin(Timestamp::now()).mark(Timestamp::now());
-    let first = "INSERT OR IGNORE INTO clock (key, steady, wall) VALUES (1, ?1, ?2)";
+    let first = "INSERT OR IGNORE INTO state (key, steady, wall, entries, pruned) VALUES (1, ?1, ?2, 0, '')";
     let begun = connection.execute(first, params![mark.steady.millis(), mark.wall]);
     begun.map(drop).map_err(sqlite)
 }
@@ -214,16 +222,6 @@ fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn clock(connection: &Connection) -> rusqlite::Result<SteadyClock> {
-    let mark = connection.query_row("SELECT steady, wall FROM clock", [], |row| {
-        Ok(Mark {
-            steady: Moment::from_millis(row.get(0)?),
-            wall: row.get(1)?,
-        })
-    })?;
-    Ok(SteadyClock::resume(mark, Timestamp::now()))
-}
-
 /// What is known of an id.
 pub(super) fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Found>> {
     let mut statement = connection.prepare_cached("SELECT recipients FROM taken WHERE id = ?1")?;
@@ -252,7 +250,6 @@ impl<'c> Change<'c> {
         Ok(Self { connection, now })
     }
 
-    /// An id that was taken in part before moves to the end, with its age.
     pub(super) fn add(
         &self,
         id: &DeliveryId,
@@ -267,19 +264,28 @@ impl<'c> Change<'c> {
         Ok(())
     }
 
-    /// Removes entries that are old enough, from the oldest on and not more than so many; how many it was.
-    pub(super) fn prune(&self, at_most: usize) -> rusqlite::Result<usize> {
-        let prune = "DELETE FROM taken WHERE at < ?1
-                     AND key IN (SELECT key FROM taken ORDER BY key LIMIT ?2)";
-        let mut statement = self.connection.prepare_cached(prune)?;
-        statement.execute(params![self.now.before(KEEP).millis(), at_most as i64])
+    /// Looks at so many entries behind the one where it stopped the last time, and removes those that are old; how
+    /// many it was, and where it stops now.
+    pub(super) fn prune(&self, behind: &str, at_most: usize) -> rusqlite::Result<(usize, String)> {
+        let last = "SELECT max(id) FROM (SELECT id FROM taken WHERE id > ?1 ORDER BY id LIMIT ?2)";
+        let mut statement = self.connection.prepare_cached(last)?;
+        let last: Option<String> =
+            statement.query_row(params![behind, at_most as i64], |row| row.get(0))?;
+        let Some(last) = last else {
+            return Ok((0, String::new()));
+        };
+        let remove = "DELETE FROM taken WHERE id > ?1 AND id <= ?2 AND at < ?3";
+        let mut statement = self.connection.prepare_cached(remove)?;
+        let old = self.now.before(KEEP).millis();
+        let removed = statement.execute(params![behind, last, old])?;
+        Ok((removed, last))
     }
 
-    /// Stores where the clock stands. It is that of several processes, and never goes back.
-    pub(super) fn mark(&self, mark: Mark) -> rusqlite::Result<()> {
-        let set = "UPDATE clock SET steady = max(steady, ?1), wall = ?2";
+    /// Leaves to the next process what it must know. The clock is that of several processes, and never goes back.
+    pub(super) fn leave(&self, mark: Mark, more: i64, pruned: &str) -> rusqlite::Result<()> {
+        let set = "UPDATE state SET steady = max(steady, ?1), wall = ?2, entries = max(entries + ?3, 0), pruned = ?4";
         let mut statement = self.connection.prepare_cached(set)?;
-        statement.execute(params![mark.steady.millis(), mark.wall])?;
+        statement.execute(params![mark.steady.millis(), mark.wall, more, pruned])?;
         Ok(())
     }
 
@@ -287,6 +293,11 @@ impl<'c> Change<'c> {
         self.connection.prepare_cached("COMMIT")?.execute([])?;
         Ok(())
     }
+}
+
+/// Writes the log into the database and begins it anew. Others may be at it: then it is done another time.
+pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))
 }
 
 #[cfg(test)]

@@ -1,16 +1,17 @@
--- Delivery ids whose messages are inside. Rows are appended at one end and removed at the other, and ids grow with
--- time, so the cost of a row does not grow with the journal.
+-- Delivery ids whose messages are inside. One tree and nothing beside it, so that an entry is one page of the log: ids
+-- grow with time, so the page is mostly the last one, and a look-up goes where the last commits have been.
 
 CREATE TABLE taken (
-    key        INTEGER PRIMARY KEY,  -- in the order of their coming
-    id         TEXT NOT NULL UNIQUE, -- as it stood behind XDELIVERYID
+    id         TEXT PRIMARY KEY,     -- as it stood behind XDELIVERYID
     at         INTEGER NOT NULL,     -- on the steady clock, in milliseconds
     recipients TEXT                  -- JSON: forward-paths; NULL: everybody that the delivery was for
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
--- Where the steady clock stood, and the wall clock beside it, when it was last looked at.
-CREATE TABLE clock (
-    key    INTEGER PRIMARY KEY CHECK (key = 1),
-    steady INTEGER NOT NULL,
-    wall   INTEGER NOT NULL
+-- What a process leaves to the next one, written now and then.
+CREATE TABLE state (
+    key     INTEGER PRIMARY KEY CHECK (key = 1),
+    steady  INTEGER NOT NULL,        -- the steady clock …
+    wall    INTEGER NOT NULL,        -- … and the wall clock at the same time
+    entries INTEGER NOT NULL,        -- as far as they were counted
+    pruned  TEXT NOT NULL            -- old entries were looked for up to this id; then the search begins anew
 ) STRICT;

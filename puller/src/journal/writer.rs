@@ -26,13 +26,13 @@ use super::holds::Hold;
 
 /// Requests that may wait; a session has one at a time.
 const WAITING_MAX: usize = 1024;
-/// Old entries that a commit removes for each that it adds: more than one, so that the journal shrinks when there is
-/// less mail than there was, and bounded, so that no commit waits for it.
-const PRUNED_FOR_EACH: usize = 2;
-/// How often somebody looks for old entries while there are none.
-const PRUNE_EVERY: Duration = Duration::from_secs(60);
-/// How often the clock's mark is stored. A process that is killed loses so much of the time that passed.
-const MARK_EVERY: Duration = Duration::from_secs(60);
+/// Entries whose age is looked at for each that is added. So all are looked at once while a quarter of them is
+/// replaced: none stays much longer than it should, and no commit waits for it.
+const LOOKED_AT_FOR_EACH: usize = 4;
+/// How often the state is left for the next process. A process that is killed leaves what was so much earlier.
+const LEAVE_EVERY: Duration = Duration::from_secs(60);
+/// Commits from one checkpoint to the next; the log has a few pages of each.
+const CHECKPOINT_EVERY: u32 = 256;
 
 /// The way to the writer.
 #[derive(Debug)]
@@ -66,7 +66,6 @@ impl Writer {
     pub(super) fn start(opened: Opened, path: PathBuf) -> io::Result<(Self, JoinHandle<()>)> {
         let (requests, waiting) = mpsc::channel(WAITING_MAX);
         let trouble = Arc::new(AtomicBool::new(false));
-        let now = Instant::now();
         let group = Group {
             connection: Some(opened.connection),
             path,
@@ -74,8 +73,10 @@ impl Writer {
             waiting,
             owed: Vec::new(),
             trouble: Arc::clone(&trouble),
-            prune_at: now,
-            mark_at: now,
+            pruned: opened.pruned,
+            more: 0,
+            leave_at: Instant::now(),
+            commits: 0,
         };
         let builder = std::thread::Builder::new().name("journal-writer".to_owned());
         let thread = builder.spawn(move || group.run())?;
@@ -125,8 +126,13 @@ struct Group {
     /// Entries whose commit failed.
     owed: Vec<Entry>,
     trouble: Arc<AtomicBool>,
-    prune_at: Instant,
-    mark_at: Instant,
+    /// Old entries were looked for up to this id.
+    pruned: String,
+    /// Entries that were added and not yet counted in the database, less those removed.
+    more: i64,
+    leave_at: Instant,
+    /// Since the last checkpoint.
+    commits: u32,
 }
 
 impl Group {
@@ -144,7 +150,8 @@ impl Group {
                 self.write(answers);
             }
         }
-        if !self.owed.is_empty() {
+        if !self.owed.is_empty() || self.more != 0 {
+            self.leave_at = Instant::now();
             self.write(Vec::new());
         }
     }
@@ -189,6 +196,13 @@ impl Group {
         };
         match self.change(&connection) {
             Ok(()) => {
+                self.commits += 1;
+                if self.commits >= CHECKPOINT_EVERY {
+                    self.commits = 0;
+                    if let Err(error) = database::checkpoint(&connection) {
+                        tracing::warn!(%error, "cannot write the log of the journal into its database");
+                    }
+                }
                 self.connection = Some(connection);
                 Ok(())
             }
@@ -205,21 +219,19 @@ impl Group {
         for entry in &self.owed {
             change.add(&entry.id, entry.recipients.as_ref())?;
         }
-        let pruned = match now >= self.prune_at {
-            true => Some(change.prune(PRUNED_FOR_EACH * self.owed.len())?),
-            false => None,
-        };
+        let looked_at = LOOKED_AT_FOR_EACH * self.owed.len();
+        let (removed, pruned) = change.prune(&self.pruned, looked_at)?;
+        let more = self.more + self.owed.len() as i64 - removed as i64;
         // While there is trouble a commit must try the disk, whether there is something to say or not.
-        let is_due = now >= self.mark_at || self.owed.is_empty();
+        let is_due = now >= self.leave_at || self.owed.is_empty();
         if is_due {
-            change.mark(self.clock.mark(Timestamp::now()))?;
+            change.leave(self.clock.mark(Timestamp::now()), more, &pruned)?;
         }
         change.commit()?;
-        if pruned == Some(0) {
-            self.prune_at = now + PRUNE_EVERY;
-        }
+        self.pruned = pruned;
+        self.more = if is_due { 0 } else { more };
         if is_due {
-            self.mark_at = now + MARK_EVERY;
+            self.leave_at = now + LEAVE_EVERY;
         }
         Ok(())
     }
