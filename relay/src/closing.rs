@@ -3,6 +3,9 @@
 //! A session, the clock and an admin end deliveries. Whoever does settles through [`Closing`], which decides whether a
 //! report is due, builds it, and hands it over with the settlement: both are durable, or neither is.
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use std::sync::Arc;
 
 use atrn_shared::config::Live;

@@ -111,7 +111,115 @@ fn pause(config: &RelayConfig) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::closing::tests::{Mail, World};
     use crate::config::tests::config;
+    use crate::queue::State;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    impl World {
+        /// One look of the clock at the queue.
+        async fn look(&self) {
+            let expiry = Expiry {
+                store: self.store.clone(),
+                closing: self.closing.clone(),
+                settings: self.settings.clone(),
+            };
+            let config = &self.settings.load().config;
+            expiry.look(config, &CancellationToken::new()).await;
+        }
+
+        /// The domain, the state and the sender of each delivery.
+        async fn states(&self) -> Vec<String> {
+            let items = self.all().await.into_iter();
+            items
+                .map(|item| format!("{} {} <{}>", item.domain, item.state, item.sender))
+                .collect()
+        }
+    }
+
+    // covers: R5321-30, R2645-24
+    #[tokio::test]
+    async fn mail_whose_time_is_over_is_given_up_and_reported() {
+        let world = World::new("hold_for = \"2d\"\nkeep_failed = \"3d\"\nreports = \"sender\"");
+        let id = world.accept(&Mail::default()).await;
+        let elsewhere = ["bob@gone.example"];
+        world
+            .accept(&Mail {
+                recipients: &elsewhere,
+                ..Mail::default()
+            })
+            .await;
+        let waits = [
+            "example.com queued <alice@example.net>",
+            "gone.example queued <alice@example.net>",
+        ];
+        world.look().await;
+        assert_eq!(world.states().await, waits);
+        world.make_older(DAY);
+        world.look().await;
+        assert_eq!(world.states().await, waits);
+        world.make_older(DAY);
+        world.look().await;
+        let ended = [
+            "example.com expired <alice@example.net>",
+            "gone.example queued <alice@example.net>",
+            "example.com queued <>",
+        ];
+        assert_eq!(world.states().await, ended);
+        let delivery = world.shown(id).await;
+        assert_eq!(
+            delivery.item.last_reply.as_deref(),
+            Some("554 5.4.7 Not delivered within 2d")
+        );
+        let reported_to = delivery.details[0].reported_to.as_deref();
+        assert_eq!(reported_to, Some("alice@example.net"));
+
+        // The report expires too, and begets none.
+        world.make_older(DAY * 2);
+        world.look().await;
+        let ended = [
+            "example.com expired <alice@example.net>",
+            "gone.example queued <alice@example.net>",
+            "example.com expired <>",
+        ];
+        assert_eq!(world.states().await, ended);
+        world.make_older(DAY);
+        world.look().await;
+        assert_eq!(world.states().await, ended[1..]);
+        // What is not configured any more stays, however long.
+        world.make_older(DAY * 1_000);
+        world.look().await;
+        assert_eq!(world.states().await, ended[1..2]);
+    }
+
+    #[tokio::test]
+    async fn more_than_one_step_is_given_up_at_one_look() {
+        let world = World::new("hold_for = \"2d\"");
+        for _ in 0..STEP * 2 + 1 {
+            world.accept(&Mail::default()).await;
+        }
+        world.make_older(DAY * 2);
+        world.look().await;
+        let items = world.all().await;
+        let expired = items.iter().filter(|item| item.state == State::Expired);
+        assert_eq!(expired.count(), STEP * 2 + 1);
+        assert_eq!(items.len(), 2 * (STEP * 2 + 1), "each has its report");
+    }
+
+    #[tokio::test]
+    async fn an_idle_clock_ends_with_the_daemon() {
+        let world = World::new("");
+        let shutdown = CancellationToken::new();
+        let expiry = Expiry {
+            store: world.store.clone(),
+            closing: world.closing.clone(),
+            settings: world.settings.clone(),
+        };
+        let running = tokio::spawn(expiry.run(shutdown.clone()));
+        shutdown.cancel();
+        running.await.unwrap();
+    }
 
     #[test]
     fn looks_are_as_frequent_as_the_shortest_time_asks_for() {

@@ -1,5 +1,7 @@
 //! What an admin asks and is told: of the daemon over the socket, and of the queue without one.
 
+mod ending;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
