@@ -2,7 +2,7 @@
 
 use atrn_shared::log::peer;
 use atrn_shared::smtp::address::{ForwardPath, ReversePath};
-use atrn_shared::smtp::parameter::{BodyType, MailParameters, RcptParameters};
+use atrn_shared::smtp::parameter::{BodyType, MailParameters, Notify, RcptParameters};
 use atrn_shared::smtp::reply::Reply;
 use atrn_shared::smtp::server::Framing;
 use tokio::time::timeout;
@@ -93,9 +93,14 @@ fn group(to: &ForwardPath, content: &[u8]) -> Group {
         smtputf8: !is_ascii,
         ..MailParameters::default()
     };
+    // RFC 3461 §6.2: of a report nobody is told.
+    let recipient = RcptParameters {
+        notify: Some(Notify::Never),
+        orcpt: None,
+    };
     Group {
         mail: Some((ReversePath::Null, parameters)),
-        recipients: vec![(to.clone(), RcptParameters::default())],
+        recipients: vec![(to.clone(), recipient)],
         content: Some(Framing::Data),
     }
 }

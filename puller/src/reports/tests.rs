@@ -113,7 +113,7 @@ async fn a_report_leaves_by_the_smart_host_in_our_own_words() {
     assert!(
         outside
             .commands
-            .contains(&"RCPT TO:<a@source.example>".to_owned())
+            .contains(&"RCPT TO:<a@source.example> NOTIFY=NEVER".to_owned())
     );
     let mail: Vec<_> = outside
         .commands

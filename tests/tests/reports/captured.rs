@@ -143,7 +143,10 @@ fn nothing_that_a_captured_relay_wrote_leaves() {
     assert!(said.starts_with("250 2.0.0"), "{said}");
     let messages = assert_no_spam(&outside);
     assert_eq!(messages.len(), 1);
-    assert_eq!(messages[0].recipients, ["<victim@source.example>"]);
+    assert_eq!(
+        messages[0].recipients,
+        ["<victim@source.example> NOTIFY=NEVER"]
+    );
     assert_eq!(captured.quit(peer), 0);
     if let Some(read) = read_report(&messages[0].content) {
         assert_eq!(read["defects"], serde_json::json!([]), "{read:#}");
