@@ -200,12 +200,22 @@ impl Boundary {
         }
     }
 
+    /// Whether a program that is told to stop surely takes this step, and others only after a thousand commits.
+    #[must_use]
+    pub fn comes_at_the_end(self) -> bool {
+        matches!(
+            self,
+            Self::JournalCheckpointWrite | Self::JournalCheckpointSync
+        )
+    }
+
     /// How many such calls may pass before the deadly one: one step of a promise can be many calls.
     #[must_use]
     pub fn passed_max(self) -> u32 {
         match self {
             Self::AcceptWrite | Self::SettleWrite | Self::JournalWrite => 40,
-            Self::QueueCheckpointWrite | Self::JournalCheckpointWrite => 20,
+            Self::QueueCheckpointWrite => 20,
+            Self::JournalCheckpointWrite => 3,
             Self::QueueCheckpointSync | Self::JournalCheckpointSync => 0,
             _ => 5,
         }

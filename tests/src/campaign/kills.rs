@@ -17,6 +17,8 @@ use super::tracer::{SetTrap, Trap};
 
 /// A trap that has not sprung by then is taken away.
 const TRAP_PATIENCE: Duration = Duration::from_secs(8);
+/// What comes now and then, and surely when a program is told to stop, is waited for so long.
+const USUAL_PATIENCE: Duration = Duration::from_secs(1);
 /// Deliveries that must wait before settlements are watched alone.
 const BACKLOG: usize = 50;
 /// Of ten kills so many are at boundaries, where they can be.
@@ -55,7 +57,7 @@ impl Killer<'_> {
         let Some(tracer) = self.tracer else {
             return Ok(());
         };
-        let victim = self.victim(boundary.place());
+        let victim = self.victim(boundary);
         let trap = Trap {
             boundary,
             side,
@@ -68,7 +70,7 @@ impl Killer<'_> {
             None => Ok(false),
             Some(id) => trap.set(tracer, id).map(|set| {
                 self.let_pull(boundary.traffic());
-                set.is_some_and(wait)
+                set.is_some_and(|set| self.springs(set, boundary, victim))
             }),
         };
         self.undirect();
@@ -139,18 +141,43 @@ impl Killer<'_> {
         }
     }
 
-    fn victim(&mut self, place: Place) -> Who {
-        let target = match place {
+    fn victim(&mut self, boundary: Boundary) -> Who {
+        let target = match boundary.place() {
             Place::MaildirPuller => Target::Maildir,
             Place::Puller => Target::ALL[self.random.usize(..2)],
             Place::Relay => return Who::Relay,
             Place::SmtpPuller => Target::Smtp,
         };
+        let pull = Who::Pull(target);
+        if boundary.comes_at_the_end() {
+            // Only the last process that has the journal open writes its log into the database then.
+            let from = Instant::now();
+            if self.parties.kill(pull) {
+                self.died(pull, from);
+                self.kills.also(pull);
+            }
+            return Who::Daemon(target);
+        }
         if self.random.bool() {
             return Who::Daemon(target);
         }
-        self.parties.start(Who::Pull(target));
-        Who::Pull(target)
+        self.parties.start(pull);
+        pull
+    }
+
+    /// Waits until the trap springs or has had its time.
+    fn springs(&mut self, mut set: SetTrap, boundary: Boundary, victim: Who) -> bool {
+        if boundary.comes_at_the_end() && !ends(&mut set, USUAL_PATIENCE) {
+            if let Some(process) = self.parties.process(victim) {
+                process.signal(Signal::SIGTERM);
+            }
+            let sprang = ends(&mut set, TRAP_PATIENCE) && set.sprang();
+            if !sprang {
+                self.parties.stop(victim);
+            }
+            return sprang;
+        }
+        ends(&mut set, TRAP_PATIENCE) && set.sprang()
     }
 
     /// Lets only that traffic go on that a boundary asks for.
@@ -221,14 +248,14 @@ impl Killer<'_> {
     }
 }
 
-/// Waits until the program is dead or the trap has had its time.
-fn wait(mut set: SetTrap) -> bool {
-    let end = Instant::now() + TRAP_PATIENCE;
+/// Whether the program ends while the trap waits under it.
+fn ends(set: &mut SetTrap, patience: Duration) -> bool {
+    let end = Instant::now() + patience;
     while !set.is_over() {
         if Instant::now() > end {
             return false;
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    set.sprang()
+    true
 }
