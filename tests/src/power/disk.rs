@@ -383,9 +383,28 @@ impl Image {
         Ok(())
     }
 
-    /// The first path on which two differ.
+    /// Where two first differ: a path, and a place in the file.
     #[must_use]
-    pub fn difference(&self, other: &Self) -> Option<PathBuf> {
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let path = self.differing_path(other)?;
+        let content = |image: &Self| image.entries.get(&path).cloned();
+        let told = match (content(self), content(other)) {
+            (Some(Some(ours)), Some(Some(theirs))) => {
+                let mut pairs = ours.iter().zip(&theirs);
+                let at = pairs.position(|(ours, theirs)| ours != theirs);
+                let at = at.unwrap_or(ours.len().min(theirs.len()));
+                format!(
+                    "octet {at}; it has {} octets here and {} there",
+                    ours.len(),
+                    theirs.len()
+                )
+            }
+            (ours, theirs) => format!("here {}, there {}", there(&ours), there(&theirs)),
+        };
+        Some(format!("{}: {told}", path.display()))
+    }
+
+    fn differing_path(&self, other: &Self) -> Option<PathBuf> {
         let missing = other
             .entries
             .keys()
@@ -393,6 +412,14 @@ impl Image {
         let mut ours = self.entries.iter();
         let differs = ours.find(|(path, content)| other.entries.get(*path) != Some(content));
         differs.map(|(path, _)| path).or(missing).cloned()
+    }
+}
+
+fn there(entry: &Option<Option<Vec<u8>>>) -> &'static str {
+    match entry {
+        None => "nothing",
+        Some(None) => "a directory",
+        Some(Some(_)) => "a file",
     }
 }
 

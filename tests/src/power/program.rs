@@ -81,8 +81,11 @@ impl Traced {
     #[track_caller]
     pub(super) fn finish(&mut self) -> i32 {
         let mut process = self.running.take().expect("a running program");
+        let t = std::time::Instant::now();
         let code = exit_code(process.wait());
+        eprintln!("waited {:?}", t.elapsed());
         let added = self.recording.add_run(&read_lossy(&self.trace()));
+        eprintln!("added {:?}", t.elapsed());
         added.unwrap_or_else(|error| panic!("{error} (in {})", self.trace().display()));
         code
     }

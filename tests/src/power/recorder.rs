@@ -44,15 +44,20 @@ struct Run {
     descriptors: HashMap<i64, Descriptor>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum Descriptor {
-    File {
-        node: Node,
-        offset: usize,
-        appends: bool,
-        is_readable: bool,
-    },
     Dialogue(usize),
+    File(Open),
+}
+
+#[derive(Clone, Debug)]
+struct Open {
+    node: Node,
+    offset: usize,
+    appends: bool,
+    /// Reads, which are not recorded, may move the place: it must be said before each write.
+    is_readable: bool,
+    is_placed: bool,
 }
 
 impl Recording {
@@ -170,6 +175,12 @@ impl Recording {
             "recvfrom" | "recvmsg" | "readv" => self.read(run, call, span, result)?,
             "dup" | "dup2" | "dup3" | "fcntl" => duplicate(run, call, result)?,
             _ if result < 0 => self.failed(run, call)?,
+            "lseek" => {
+                if let Some(Descriptor::File(open)) = run.descriptors.get_mut(&call.number(0)?) {
+                    open.offset = usize::try_from(result).map_err(|error| error.to_string())?;
+                    open.is_placed = true;
+                }
+            }
             "openat" | "open" | "creat" => self.opened(run, call, span, result)?,
             "pwrite64" => self.pwrote(run, call, span, result)?,
             "ftruncate" => {
@@ -195,7 +206,8 @@ impl Recording {
             "mkdir" | "mkdirat" => self.made_directory(call, span),
             "unlink" | "rmdir" | "unlinkat" => self.unlinked(call, span),
             "rename" | "renameat" | "renameat2" => self.renamed(call, span),
-            "close" | "lseek" | "mmap" => self.harmless(run, call),
+            "close" => Ok(()),
+            "mmap" => self.mapped(run, call),
             "link" | "linkat" | "symlink" | "symlinkat" | "truncate" => {
                 match self.paths(call)?.is_empty() {
                     true => Ok(()),
@@ -224,17 +236,13 @@ impl Recording {
     }
 
     /// Memory that is written into a file by itself leaves no trace; only SQLite's shared memory may be so.
-    fn harmless(&self, run: &Run, call: &Call) -> Result<(), String> {
-        let is_seek = call.name == "lseek" && run.node(call)?.is_some();
-        let is_shared =
-            call.name == "mmap" && call.has_flag(3, "MAP_SHARED") && call.has_flag(2, "PROT_WRITE");
+    fn mapped(&self, run: &Run, call: &Call) -> Result<(), String> {
+        let is_shared = call.has_flag(3, "MAP_SHARED") && call.has_flag(2, "PROT_WRITE");
         let file = if is_shared { call.number(4).ok() } else { None };
-        let is_mapped = file.is_some_and(|file| run.descriptors.contains_key(&file));
-        if is_seek || is_mapped {
-            Err("is not known to the model".to_owned())
-        } else {
-            Ok(())
+        if file.is_some_and(|file| run.descriptors.contains_key(&file)) {
+            return Err("of a file is not known to the model".to_owned());
         }
+        Ok(())
     }
 
     fn begin_dialogue(&mut self, run: &mut Run, descriptor: i64) {
@@ -283,27 +291,18 @@ impl Recording {
                     *octets = before + count.unwrap_or(0);
                 }
             }
-            (Some(Descriptor::File { .. }), Err(_)) => return Err("failed".to_owned()),
-            (
-                Some(Descriptor::File {
-                    node,
-                    offset,
-                    appends,
-                    is_readable,
-                }),
-                Ok(count),
-            ) => {
-                if *is_readable && !*appends {
+            (Some(Descriptor::File(_)), Err(_)) => return Err("failed".to_owned()),
+            (Some(Descriptor::File(open)), Ok(count)) => {
+                if open.appends {
+                    open.offset = self.disk.size(open.node);
+                } else if open.is_readable && !std::mem::take(&mut open.is_placed) {
                     return Err("at a place that reads may have moved".to_owned());
-                }
-                if *appends {
-                    *offset = self.disk.size(*node);
                 }
                 let mut octets = call.sent_octets()?;
                 octets.truncate(count);
-                self.disk
-                    .change(*node, span, Change::Write(*offset, octets));
-                *offset += count;
+                let change = Change::Write(open.offset, octets);
+                self.disk.change(open.node, span, change);
+                open.offset += count;
             }
             (None, _) => {}
         }
@@ -345,13 +344,14 @@ impl Recording {
         if call.has_flag(flags, "O_TRUNC") && self.disk.size(node) > 0 {
             self.disk.change(node, span, Change::Resize(0));
         }
-        let descriptor = Descriptor::File {
+        let open = Open {
             node,
             offset: 0,
             appends: call.has_flag(flags, "O_APPEND"),
             is_readable: !call.has_flag(flags, "O_WRONLY"),
+            is_placed: true,
         };
-        run.descriptors.insert(result, descriptor);
+        run.descriptors.insert(result, Descriptor::File(open));
         Ok(())
     }
 
@@ -460,16 +460,18 @@ impl Recording {
 
     /// Writes stop at a kill wherever they are.
     fn partly_written(&mut self, run: &Run, call: &Call, span: Span) -> Result<(), String> {
-        let Some(Descriptor::File { node, offset, .. }) = run.descriptors.get(&call.number(0)?)
-        else {
+        let Some(Descriptor::File(open)) = run.descriptors.get(&call.number(0)?) else {
             return Ok(());
         };
-        let offset = match &*call.name {
-            "pwrite64" => usize::try_from(call.number(3)?).map_err(|error| error.to_string())?,
-            _ => *offset,
+        let (node, offset) = match &*call.name {
+            "pwrite64" => {
+                let offset = usize::try_from(call.number(3)?);
+                (open.node, offset.map_err(|error| error.to_string())?)
+            }
+            _ => (open.node, open.offset),
         };
         let octets = call.sent_octets()?;
-        let path = self.folder.join(&self.disk.node(*node).path);
+        let path = self.folder.join(&self.disk.node(node).path);
         let found = std::fs::read(path).unwrap_or_default();
         let found = found.get(offset..).unwrap_or_default();
         let same = found
@@ -477,8 +479,8 @@ impl Recording {
             .zip(&octets)
             .take_while(|(found, wanted)| found == wanted)
             .count();
-        self.disk
-            .change(*node, span, Change::Write(offset, octets[..same].to_vec()));
+        let change = Change::Write(offset, octets[..same].to_vec());
+        self.disk.change(node, span, change);
         Ok(())
     }
 
@@ -490,7 +492,7 @@ impl Recording {
             .image(Moment::MAX, &mut super::fate::Fates::all_kept());
         match recorded.difference(&found) {
             None => Ok(()),
-            Some(path) => Err(format!("{} is not as it was recorded", path.display())),
+            Some(place) => Err(format!("the folder is not as it was recorded: {place}")),
         }
     }
 
@@ -534,7 +536,7 @@ impl Run {
     /// The file of ours that the call's first argument stands for.
     fn node(&self, call: &Call) -> Result<Option<Node>, String> {
         match self.descriptors.get(&call.number(0)?) {
-            Some(Descriptor::File { node, .. }) => Ok(Some(*node)),
+            Some(Descriptor::File(open)) => Ok(Some(open.node)),
             _ => Ok(None),
         }
     }
@@ -557,7 +559,7 @@ fn duplicate(run: &mut Run, call: &Call, result: i64) -> Result<(), String> {
     let Some(descriptor) = run.descriptors.get(&call.number(0)?).cloned() else {
         return Ok(());
     };
-    if let Descriptor::File { .. } = descriptor {
+    if let Descriptor::File(_) = descriptor {
         // Two numbers would share one place in the file.
         return Err("of a file is not known to the model".to_owned());
     }

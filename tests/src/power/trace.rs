@@ -9,6 +9,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
+use memchr::memmem;
+
 /// A moment of a recording. Everything that happened before a cut has a smaller one.
 pub type Moment = usize;
 
@@ -71,6 +73,9 @@ const CALLS: &[&str] = &[
     "readv",
 ];
 
+/// How strace marks a call during which another thread did something.
+const UNFINISHED: &str = " <unfinished ...>";
+
 /// One system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Call {
@@ -78,7 +83,16 @@ pub(super) struct Call {
     /// The moment it came back, and with what; `None` when the program was killed in it.
     pub(super) done: Option<(Moment, i64)>,
     pub(super) name: String,
-    arguments: String,
+    /// As they are written: with `-xx` no string has a comma in it.
+    arguments: Vec<String>,
+}
+
+/// A call that is not over yet.
+#[derive(Debug)]
+struct Begun<'a> {
+    moment: Moment,
+    name: &'a str,
+    arguments: &'a str,
 }
 
 /// The command under strace, which writes into `trace`.
@@ -113,7 +127,7 @@ pub fn under_strace(strace: &Path, command: &Command, trace: &Path, more: &[&str
 /// When a line is not as strace writes them: what cannot be read cannot be left out either.
 pub(super) fn read(text: &str, first: Moment) -> Result<Vec<Call>, String> {
     let mut calls: Vec<Call> = Vec::new();
-    let mut unfinished: HashMap<&str, usize> = HashMap::new();
+    let mut unfinished: HashMap<&str, Begun<'_>> = HashMap::new();
     for (number, line) in text.lines().enumerate() {
         let moment = first + 2 * number;
         let (task, event) = line.split_once(' ').ok_or_else(|| unreadable(line))?;
@@ -121,33 +135,33 @@ pub(super) fn read(text: &str, first: Moment) -> Result<Vec<Call>, String> {
         if event.starts_with("+++") || event.starts_with("---") {
             continue;
         }
-        if let Some(rest) = event.strip_prefix("<... ") {
-            let index = unfinished.remove(task).ok_or_else(|| unreadable(line))?;
-            let (_, rest) = rest
-                .split_once(" resumed>")
-                .ok_or_else(|| unreadable(line))?;
-            let call = &mut calls[index];
-            call.arguments.push_str(rest);
-            let whole = std::mem::take(&mut call.arguments);
-            (call.arguments, call.done) =
-                ended(&whole, moment + 1).ok_or_else(|| unreadable(line))?;
-            continue;
-        }
-        let (name, rest) = event.split_once('(').ok_or_else(|| unreadable(line))?;
-        let (arguments, done) = match rest.strip_suffix("<unfinished ...>") {
-            Some(arguments) => {
-                unfinished.insert(task, calls.len());
-                (arguments.trim_end().to_owned(), None)
+        let (begun, rest) = if let Some(rest) = event.strip_prefix("<... ") {
+            let begun = unfinished.remove(task).ok_or_else(|| unreadable(line))?;
+            let rest = rest.split_once(" resumed>");
+            (begun, rest.ok_or_else(|| unreadable(line))?.1)
+        } else {
+            let (name, rest) = event.split_once('(').ok_or_else(|| unreadable(line))?;
+            let arguments = rest.strip_suffix(UNFINISHED);
+            let begun = Begun {
+                moment,
+                name,
+                arguments: arguments.unwrap_or_default(),
+            };
+            if arguments.is_some() {
+                unfinished.insert(task, begun);
+                continue;
             }
-            None => ended(rest, moment + 1).ok_or_else(|| unreadable(line))?,
+            (begun, rest)
         };
-        calls.push(Call {
-            begun: moment,
-            done,
-            name: name.to_owned(),
-            arguments,
-        });
+        let call = begun.ended(rest, moment + 1);
+        calls.push(call.ok_or_else(|| unreadable(line))?);
     }
+    calls.extend(
+        unfinished
+            .into_values()
+            .map(|begun| begun.call(begun.arguments, None)),
+    );
+    calls.sort_by_key(|call| call.begun);
     Ok(calls)
 }
 
@@ -156,22 +170,43 @@ pub(super) fn moments(text: &str) -> usize {
     2 * text.lines().count()
 }
 
-/// Arguments and result of `3, "\x61", 1) = 1`.
-fn ended(rest: &str, moment: Moment) -> Option<(String, Option<(Moment, i64)>)> {
-    let (call, result) = rest.rsplit_once(" = ").unwrap_or((rest, "?"));
-    let arguments = call
-        .trim_end()
-        .trim_end_matches("<unfinished ...>")
-        .trim_end();
-    let arguments = arguments.strip_suffix(')').unwrap_or(arguments).to_owned();
-    let word = result.split_whitespace().next()?;
-    let result = match (word, word.strip_prefix("0x")) {
-        // It never came back: the program was killed in it.
-        ("?", _) => return Some((arguments, None)),
-        (_, Some(digits)) => i64::from_str_radix(digits, 16).unwrap_or(i64::MAX),
-        (word, None) => word.parse().ok()?,
-    };
-    Some((arguments, Some((moment, result))))
+impl Begun<'_> {
+    /// With what stands behind the beginning: `"\x61", 1) = 1`.
+    fn ended(self, rest: &str, moment: Moment) -> Option<Call> {
+        let (arguments, result) = rest.rsplit_once(" = ")?;
+        let arguments = arguments.trim_end().strip_suffix(')')?;
+        let arguments = arguments.strip_suffix(UNFINISHED).unwrap_or(arguments);
+        let word = result.split(' ').next()?;
+        let done = match word {
+            // It never came back: the program was killed in it.
+            "?" => None,
+            // A place in memory, or flags; nobody asks for them.
+            word if word.starts_with("0x") => Some((moment, i64::MAX)),
+            word => Some((moment, word.parse().ok()?)),
+        };
+        Some(self.call(&[self.arguments, arguments].concat(), done))
+    }
+
+    fn call(&self, arguments: &str, done: Option<(Moment, i64)>) -> Call {
+        Call {
+            begun: self.moment,
+            done,
+            name: self.name.to_owned(),
+            arguments: split(arguments),
+        }
+    }
+}
+
+/// The single arguments. Traces are long, and mostly strings: so the search is a library's, which is always optimised.
+fn split(arguments: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut from = 0;
+    for at in memmem::find_iter(arguments.as_bytes(), ", ") {
+        words.push(arguments[from..at].to_owned());
+        from = at + 2;
+    }
+    words.push(arguments[from..].to_owned());
+    words
 }
 
 fn unreadable(line: &str) -> String {
@@ -182,13 +217,13 @@ fn unreadable(line: &str) -> String {
 impl Call {
     /// An argument as it is written.
     pub(super) fn word(&self, index: usize) -> &str {
-        self.arguments.split(", ").nth(index).unwrap_or_default()
+        self.arguments.get(index).map_or("", String::as_str)
     }
 
     pub(super) fn number(&self, index: usize) -> Result<i64, String> {
         let word = self.word(index);
         word.parse()
-            .map_err(|_| format!("{}: no number: {word}", self.name))
+            .map_err(|_| format!("argument {index} is no number: {word}"))
     }
 
     pub(super) fn has_flag(&self, index: usize, flag: &str) -> bool {
@@ -197,18 +232,17 @@ impl Call {
 
     /// The octets of a string argument, as `-xx` writes them.
     pub(super) fn octets(&self, index: usize) -> Result<Vec<u8>, String> {
-        unhex(self.word(index))
-            .ok_or_else(|| format!("{}: no string in {:.80}", self.name, self.arguments))
+        unhex(self.word(index)).ok_or_else(|| format!("argument {index} is no whole string"))
     }
 
     /// The octets of a list of buffers, in order.
     pub(super) fn buffers(&self) -> Result<Vec<u8>, String> {
         let mut all = Vec::new();
-        for part in self.arguments.split("iov_base=").skip(1) {
-            let quoted = part.split(", ").next().unwrap_or_default();
-            all.extend(
-                unhex(quoted).ok_or_else(|| format!("{}: an unreadable buffer", self.name))?,
-            );
+        for word in &self.arguments {
+            // `[{iov_base="\x61"` or the same inside a message.
+            if let Some((_, quoted)) = word.split_once("iov_base=") {
+                all.extend(unhex(quoted).ok_or("a buffer is no whole string")?);
+            }
         }
         Ok(all)
     }
@@ -216,20 +250,34 @@ impl Call {
 
 /// `"\x61\x62"`; strace puts dots behind one that it has cut off, which is an error here.
 fn unhex(quoted: &str) -> Option<Vec<u8>> {
-    let inner = quoted.strip_prefix('"')?.strip_suffix('"')?;
-    let parts = inner.as_bytes().chunks(4);
-    parts
-        .map(|part| match part {
-            [b'\\', b'x', high, low] => Some(nibble(*high)? << 4 | nibble(*low)?),
-            _ => None,
-        })
-        .collect()
+    let inner = quoted.strip_prefix('"')?.strip_suffix('"')?.as_bytes();
+    let mut octets = Vec::with_capacity(inner.len() / 4);
+    // A plain loop: this is where the time goes in a build that is not optimised.
+    let mut at = 0;
+    while at + 3 < inner.len() {
+        let (high, low) = (
+            DIGITS[inner[at + 2] as usize],
+            DIGITS[inner[at + 3] as usize],
+        );
+        if inner[at] != b'\\' || inner[at + 1] != b'x' || high > 15 || low > 15 {
+            return None;
+        }
+        octets.push(high << 4 | low);
+        at += 4;
+    }
+    (at == inner.len()).then_some(octets)
 }
 
-fn nibble(digit: u8) -> Option<u8> {
-    let value = char::from(digit).to_digit(16)?;
-    u8::try_from(value).ok()
-}
+/// The value of each hexadecimal digit; 255 is none.
+const DIGITS: [u8; 256] = {
+    let mut digits = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
 
 #[cfg(test)]
 mod tests {

@@ -64,7 +64,7 @@ impl Promises {
     /// Whether a delivery is one that was sent, to whom it was sent.
     fn right(&self, item: &Item, content: &[u8], found: &mut Found) -> Result<(), String> {
         let Some(number) = number(content) else {
-            let is_report = item.sender.is_empty() && content.starts_with(b"From: ");
+            let is_report = item.sender.is_empty() && is_report(content);
             return if is_report {
                 Ok(())
             } else {
@@ -123,6 +123,10 @@ impl Promises {
         }
         Ok(())
     }
+}
+
+fn is_report(content: &[u8]) -> bool {
+    String::from_utf8_lossy(content).contains("Content-Type: multipart/report")
 }
 
 fn share(number: usize, path: &str) -> String {

@@ -88,9 +88,15 @@ impl World<'_> {
         let mut command = self.relay.command();
         command.arg("run");
         let addresses = [self.relay.smtp_address(), self.relay.odmr_address()];
-        let answers = |address: &SocketAddr| Line::connect(*address, "").is_some();
+        // The sockets are there before the queue is open; the greeting comes behind it. A command that came between them
+        // would open the queue itself, and not be recorded.
+        let greets = |address: &SocketAddr| {
+            Line::connect(*address, "")
+                .and_then(|mut line| line.reply())
+                .is_some()
+        };
         self.traced
-            .start(&command, None, || addresses.iter().all(answers));
+            .start(&command, None, || addresses.iter().all(greets));
         // What was deferred by the runs before is offered again.
         self.relay.retry_all();
     }
