@@ -240,7 +240,7 @@ impl Findings {
             self.warning(
                 "queue",
                 format!(
-                    "{domain} is not configured: {number} of it never expire; see `queue list --domain {domain}`"
+                    "{domain} is not configured, so that its {number} will not expire; see `queue list --domain {domain}`"
                 ),
             );
         }
