@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::SystemTime;
 
-use atrn_shared::cli::{Common, ExitCode, Failure, Table};
+use atrn_shared::cli::{Common, ExitCode, Failure, Table, size};
 use atrn_shared::odmr::customer;
 use atrn_shared::wire::Wire;
 use clap::Args;
@@ -238,7 +238,7 @@ fn journal(config: &PullerConfig) -> Line {
         ),
         Ok(Some(summary)) => line(
             true,
-            format!("{} deliveries", summary.entries),
+            format!("{} deliveries, {}", summary.entries, size(summary.octets)),
             ExitCode::Success,
         ),
         Err(error) => {
