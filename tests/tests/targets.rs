@@ -221,7 +221,10 @@ fn each_recipient_of_an_lmtp_target_ends_by_its_own() {
         .on(Step::EndOfData)
         .with("emil@")
         .reply("554 5.6.0 not like this");
-    let world = World::setup().target(&inside.target()).start();
+    let world = World::setup()
+        .relay("domain.reports", "none")
+        .target(&inside.target())
+        .start();
     let names = ["ann", "bob", "carl", "dora", "emil", "fay"];
     let paths = names.map(|name| format!("{name}@example.org"));
     let message = Message::to(&paths.each_ref().map(String::as_str), message::dots());
@@ -280,7 +283,10 @@ fn a_maildir_gets_a_file_for_each_message() {
 #[test]
 fn what_the_target_cannot_take_is_refused_message_by_message() {
     let inside = Inside::offering(Offer::keywords(&["SIZE 100000", "PIPELINING"]));
-    let world = World::setup().target(&inside.target()).start();
+    let world = World::setup()
+        .relay("domain.reports", "none")
+        .target(&inside.target())
+        .start();
     world.send(&[
         Message::new("big@example.org", message::big(200_000)),
         Message::new("eight@example.org", message::eight_bit()),
