@@ -187,11 +187,11 @@ impl Folder {
     fn publish(&self, mut unfinished: Unfinished, name: Option<String>) -> io::Result<()> {
         let new = self.path.join("new");
         let own_name = unfinished.path.file_name().unwrap_or_default();
-        let place = match &name {
-            Some(name) => new.join(name),
-            None => new.join(own_name),
+        let (place, is_there) = match &name {
+            Some(name) => (new.join(name), self.has(name)?),
+            None => (new.join(own_name), false),
         };
-        if name.is_some_and(|name| self.has(&name)) || place.try_exists()? {
+        if is_there || place.try_exists()? {
             // It was whole when it got its name; that the name stays is certain only now.
             return sync_directory(&new);
         }
@@ -206,15 +206,16 @@ impl Folder {
     }
 
     /// Whether an earlier process has brought it. One look at the folder is enough: nobody else gives such names
-    /// while the delivery is in our hands. A folder that cannot be read has nothing, and the message comes again.
-    fn has(&self, name: &str) -> bool {
-        let seen = self.seen.get_or_init(|| {
-            self.look().unwrap_or_else(|error| {
-                error!(path = %self.path.display(), %error, "cannot see which deliveries are there");
-                HashSet::new()
-            })
-        });
-        !seen.is_empty() && seen.contains(&fingerprint(name))
+    /// while the delivery is in our hands. While it cannot be read nothing is known, and nothing taken.
+    fn has(&self, name: &str) -> io::Result<bool> {
+        let seen = match self.seen.get() {
+            Some(seen) => seen,
+            None => {
+                let seen = self.look()?;
+                self.seen.get_or_init(|| seen)
+            }
+        };
+        Ok(!seen.is_empty() && seen.contains(&fingerprint(name)))
     }
 
     /// First `new/`: what a reader moves to `cur/` meanwhile is found there.
