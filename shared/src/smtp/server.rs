@@ -10,10 +10,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::address::{ForwardPath, ReversePath};
-use super::bdat::Chunk;
 use super::command;
 use super::content::Inspector;
-use super::data::{self, Framed};
 use super::extension::Extensions;
 use super::limits::{COMMAND_LINE_OCTETS, HEADER_OCTETS, RECEIVED_FIELDS, RECIPIENTS_MIN};
 use super::line::{Input, Line, Lines};
@@ -21,6 +19,9 @@ use super::parameter::{MailParameters, RcptParameters};
 use super::reply::Reply;
 
 mod commands;
+mod content;
+
+use content::{Body, Decoder};
 
 /// What a server is, whoever connects.
 #[derive(Clone, Debug)]
@@ -161,24 +162,6 @@ enum State {
     Closing,
 }
 
-#[derive(Debug)]
-struct Body {
-    framing: Decoder,
-    inspector: Inspector,
-    /// Octets dropped since the content was refused.
-    swallowed: u64,
-}
-
-impl Body {
-    fn new(framing: Decoder, inspector: Inspector) -> Self {
-        Self {
-            framing,
-            inspector,
-            swallowed: 0,
-        }
-    }
-}
-
 /// How the machine goes on after it looked at the input once.
 enum Step {
     Again,
@@ -190,29 +173,6 @@ enum Step {
 impl From<Option<Event<'static>>> for Step {
     fn from(event: Option<Event<'static>>) -> Self {
         event.map_or(Self::Again, Self::Event)
-    }
-}
-
-#[derive(Debug)]
-enum Decoder {
-    Bdat(Chunk),
-    Data(data::Decoder),
-}
-
-impl Decoder {
-    fn next(&mut self, input: &mut Input) -> Framed {
-        match self {
-            Self::Bdat(chunk) => chunk.next(input),
-            Self::Data(decoder) => decoder.next(input),
-        }
-    }
-
-    /// Whether its end is the end of the message too.
-    fn is_last(&self) -> bool {
-        match self {
-            Self::Bdat(chunk) => chunk.last,
-            Self::Data(_) => true,
-        }
     }
 }
 
@@ -546,90 +506,6 @@ impl Server {
         }
         // RFC 5321 §4.1.1.4: DATA that was refused leaves the transaction as it was.
         Some(reply)
-    }
-
-    /// Reads on inside the content.
-    fn next_content(&mut self, input: &mut Input) -> Step {
-        match &mut self.state {
-            State::Content(body) => match body.framing.next(input) {
-                Framed::NeedInput => Step::Event(Event::NeedInput),
-                Framed::End => self.end_of_content().into(),
-                Framed::Content(count) => match body.inspector.look(&input.bytes()[..count]) {
-                    Ok(()) => Step::Body(count),
-                    Err(fault) => {
-                        input.take(count);
-                        self.swallow(fault.reply()).into()
-                    }
-                },
-            },
-            State::Swallow(body, _) => match body.framing.next(input) {
-                Framed::NeedInput => Step::Event(Event::NeedInput),
-                Framed::End => self.end_of_swallowed().into(),
-                Framed::Content(count) => {
-                    input.take(count);
-                    body.swallowed += count as u64;
-                    self.bound_swallowing();
-                    Step::Again
-                }
-            },
-            _ => Step::Again,
-        }
-    }
-
-    /// The content is refused, and dropped up to its true end: only there does the peer hear it.
-    fn swallow(&mut self, reply: Reply) -> Option<Event<'static>> {
-        if let State::Content(mut body) = std::mem::replace(&mut self.state, State::Command) {
-            body.swallowed = body.inspector.octets();
-            self.state = State::Swallow(body, reply.clone());
-            self.errors += 1;
-            self.bound_swallowing();
-        }
-        self.abandon(Some(reply))
-    }
-
-    /// A client that sends more than twice the limit will not listen either (R5321-21).
-    fn bound_swallowing(&mut self) {
-        let octets_max = self.message_octets_max();
-        if let State::Swallow(body, reply) = &self.state
-            && body.swallowed > octets_max.saturating_mul(2)
-        {
-            let reply = reply.clone();
-            self.refuse_and_close(reply);
-        }
-    }
-
-    fn end_of_content(&mut self) -> Option<Event<'static>> {
-        let State::Content(body) = std::mem::replace(&mut self.state, State::Command) else {
-            return None;
-        };
-        if !body.framing.is_last() {
-            self.say(Reply::new(250, "2.0.0", "Chunk taken"));
-            self.between_chunks = Some(body.inspector);
-            return None;
-        }
-        if let Err(fault) = body.inspector.end() {
-            self.refuse(fault.reply());
-            return self.abandon(Some(fault.reply()));
-        }
-        self.transaction = None;
-        self.slots.push_back(Slot::EndOfMessage);
-        Some(Event::EndOfMessage(Summary {
-            octets: body.inspector.octets(),
-            eight_bit: body.inspector.eight_bit(),
-        }))
-    }
-
-    fn end_of_swallowed(&mut self) -> Option<Event<'static>> {
-        let State::Swallow(body, reply) = std::mem::replace(&mut self.state, State::Command) else {
-            return None;
-        };
-        self.say(reply);
-        self.check_errors();
-        if self.transaction.is_some() && !self.is_open() && !body.framing.is_last() {
-            // The other chunks of what was not wanted are on their way, and no more the client's fault than this one.
-            return None;
-        }
-        self.abandon(None)
     }
 }
 

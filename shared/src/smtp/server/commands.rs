@@ -1,8 +1,7 @@
 //! The commands of the receiving side, one method each: may it be said now, and what follows.
 
-use super::{
-    Body, Decoder, Event, Framing, Hello, HelloKind, Server, Slot, State, Tls, Transaction,
-};
+use super::content::{Body, Decoder};
+use super::{Event, Framing, Hello, HelloKind, Server, Slot, State, Tls, Transaction};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::bdat::Chunk;
 use crate::smtp::command::{self, ArgumentError, Verb};
