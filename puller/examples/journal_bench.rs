@@ -41,7 +41,7 @@ fn main() -> Result<()> {
             take(&journal, next..entries.max(next), FILLING).await?;
             next = next.max(entries);
             println!("{next} entries");
-            look_up(&journal, next).await?;
+            look_up(&journal, next)?;
             for sessions in [1, sessions] {
                 let measured = Measured::begin();
                 take(&journal, next..next + ROUNDS, sessions).await?;
@@ -54,10 +54,10 @@ fn main() -> Result<()> {
     })
 }
 
-async fn look_up(journal: &Journal, next: usize) -> Result<()> {
+fn look_up(journal: &Journal, next: usize) -> Result<()> {
     let measured = Measured::begin();
     for number in 0..ROUNDS {
-        match journal.begin(&id(next + number).parse()?).await? {
+        match journal.begin(&id(next + number).parse()?)? {
             Begun::Fresh(claim) => drop(claim),
             begun => bail!("{begun:?}"),
         }
@@ -74,7 +74,7 @@ async fn take(journal: &Journal, numbers: std::ops::Range<usize>, sessions: usiz
         let numbers = numbers.clone().skip(session).step_by(sessions);
         tasks.spawn(async move {
             for number in numbers {
-                if let Begun::Fresh(claim) = journal.begin(&id(number).parse()?).await? {
+                if let Begun::Fresh(claim) = journal.begin(&id(number).parse()?)? {
                     claim.commit(Taken::Whole).await?;
                 }
             }

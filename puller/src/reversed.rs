@@ -273,7 +273,7 @@ impl<'t> Session<'t> {
     /// Takes a delivery into our hands. What the relay waits for goes out before we wait for others.
     async fn begin(&mut self, id: &DeliveryId) -> Result<Result<Begun, JournalError>, WireError> {
         let journal = &self.terms.journal;
-        let begun = journal.begin(id).await;
+        let begun = journal.begin(id);
         if !matches!(begun, Ok(Begun::InHand)) {
             return Ok(begun);
         }

@@ -196,7 +196,7 @@ RELAY  LAST PULL  RESULT   MESSAGES     SIZE  LAST MAIL  NEXT PULL  FAILURES
 mx1    2m ago     refused        12  48.2 kB  1m ago     in 3m             1
 mx22   never      -               -        -  -          -                 0
 ALARM mx1: the relay says 535 5.7.8 no
-daemon running, 4711 deliveries in the journal, 204.8 kB";
+daemon running, 4711 deliveries in the journal, 204 kB";
         assert_eq!(table(&status, at(10_120)), expected);
     }
 }

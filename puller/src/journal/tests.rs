@@ -17,15 +17,15 @@ fn path(address: &str) -> ForwardPath {
     ForwardPath::from_address(address).unwrap()
 }
 
-async fn claim(journal: &Journal, id: &DeliveryId) -> Claim {
-    match journal.begin(id).await.unwrap() {
+fn claim(journal: &Journal, id: &DeliveryId) -> Claim {
+    match journal.begin(id).unwrap() {
         Begun::Fresh(claim) => claim,
         begun => panic!("{id}: {begun:?}"),
     }
 }
 
-async fn word(journal: &Journal, id: &DeliveryId) -> &'static str {
-    match journal.begin(id).await.unwrap() {
+fn word(journal: &Journal, id: &DeliveryId) -> &'static str {
+    match journal.begin(id).unwrap() {
         Begun::Fresh(_) => "fresh",
         Begun::InHand => "in hand",
         Begun::Taken => "taken",
@@ -37,24 +37,20 @@ async fn word(journal: &Journal, id: &DeliveryId) -> &'static str {
 async fn what_was_taken_is_known_for_ever_after() {
     let folder = TempDir::new().unwrap();
     let journal = Journal::open(folder.path()).unwrap();
-    assert_eq!(word(&journal, &id(1)).await, "fresh");
-    claim(&journal, &id(1))
-        .await
-        .commit(Taken::Whole)
-        .await
-        .unwrap();
-    drop(claim(&journal, &id(2)).await);
+    assert_eq!(word(&journal, &id(1)), "fresh");
+    claim(&journal, &id(1)).commit(Taken::Whole).await.unwrap();
+    drop(claim(&journal, &id(2)));
     for journal in [journal.clone(), Journal::open(folder.path()).unwrap()] {
-        assert_eq!(word(&journal, &id(1)).await, "taken");
-        assert_eq!(word(&journal, &id(2)).await, "fresh");
+        assert_eq!(word(&journal, &id(1)), "taken");
+        assert_eq!(word(&journal, &id(2)), "fresh");
     }
     journal.close();
     assert!(matches!(
-        claim(&journal, &id(3)).await.commit(Taken::Whole).await,
+        claim(&journal, &id(3)).commit(Taken::Whole).await,
         Err(JournalError::Closed)
     ));
     let journal = Journal::open(folder.path()).unwrap();
-    assert_eq!(word(&journal, &id(1)).await, "taken");
+    assert_eq!(word(&journal, &id(1)), "taken");
 }
 
 // covers: R-DUP
@@ -63,23 +59,23 @@ async fn a_delivery_taken_in_part_is_not_taken() {
     let folder = TempDir::new().unwrap();
     let journal = Journal::open(folder.path()).unwrap();
     let [ann, bob, eve] = ["ann@example.org", "\"b b\"@example.org", "eve@example.org"].map(path);
-    let first = claim(&journal, &id(1)).await;
+    let first = claim(&journal, &id(1));
     assert!(!first.was_taken_by(&ann));
     first
         .commit(Taken::Recipients(vec![ann.clone()]))
         .await
         .unwrap();
-    let second = claim(&journal, &id(1)).await;
+    let second = claim(&journal, &id(1));
     assert!(second.was_taken_by(&ann) && !second.was_taken_by(&bob));
     // What was known stays known.
     second
         .commit(Taken::Recipients(vec![bob.clone()]))
         .await
         .unwrap();
-    let third = claim(&journal, &id(1)).await;
+    let third = claim(&journal, &id(1));
     assert!(third.was_taken_by(&ann) && third.was_taken_by(&bob) && !third.was_taken_by(&eve));
     third.commit(Taken::Whole).await.unwrap();
-    assert_eq!(word(&journal, &id(1)).await, "taken");
+    assert_eq!(word(&journal, &id(1)), "taken");
 }
 
 // covers: R-DUP
@@ -88,10 +84,10 @@ async fn nobody_else_gets_a_delivery_in_hand() {
     let folder = TempDir::new().unwrap();
     let one = Journal::open(folder.path()).unwrap();
     let other = Journal::open(folder.path()).unwrap();
-    let held = claim(&one, &id(1)).await;
-    assert_eq!(word(&one, &id(1)).await, "in hand");
-    assert_eq!(word(&other, &id(1)).await, "in hand");
-    assert_eq!(word(&other, &id(2)).await, "fresh");
+    let held = claim(&one, &id(1));
+    assert_eq!(word(&one, &id(1)), "in hand");
+    assert_eq!(word(&other, &id(1)), "in hand");
+    assert_eq!(word(&other, &id(2)), "fresh");
     // Who waits for the end of it sees the outcome.
     let waiting = tokio::spawn(async move {
         let begun = other.begin_within(&id(1), Duration::from_secs(60)).await;
@@ -106,7 +102,7 @@ async fn nobody_else_gets_a_delivery_in_hand() {
 async fn patience_ends() {
     let folder = TempDir::new().unwrap();
     let journal = Journal::open(folder.path()).unwrap();
-    let _held = claim(&journal, &id(1)).await;
+    let _held = claim(&journal, &id(1));
     let begun = journal.begin_within(&id(1), Duration::ZERO).await;
     assert!(matches!(begun, Ok(Begun::InHand)));
 }
@@ -118,12 +114,12 @@ async fn a_commit_whose_future_is_dropped_is_made() {
     let folder = TempDir::new().unwrap();
     let journal = Journal::open(folder.path()).unwrap();
     for number in 0..2_000 {
-        drop(claim(&journal, &id(number)).await.commit(Taken::Whole));
+        drop(claim(&journal, &id(number)).commit(Taken::Whole));
     }
     journal.close();
     let journal = Journal::open(folder.path()).unwrap();
     for number in 0..2_000 {
-        assert_eq!(word(&journal, &id(number)).await, "taken", "{number}");
+        assert_eq!(word(&journal, &id(number)), "taken", "{number}");
     }
 }
 
@@ -146,7 +142,7 @@ fn ids(folder: &TempDir) -> Vec<String> {
 
 async fn take(journal: &Journal, numbers: std::ops::Range<usize>) {
     for number in numbers {
-        let claim = claim(journal, &id(number)).await;
+        let claim = claim(journal, &id(number));
         claim.commit(Taken::Whole).await.unwrap();
     }
 }
@@ -187,7 +183,6 @@ async fn a_jump_of_the_clock_makes_no_entry_old() {
     for (number, jump) in [0, years, -years, years].into_iter().enumerate() {
         let journal = Journal::open(folder.path()).unwrap();
         claim(&journal, &id(number))
-            .await
             .commit(Taken::Whole)
             .await
             .unwrap();
@@ -213,17 +208,17 @@ async fn a_failed_commit_claims_nothing_and_is_made_up_for() {
             "CREATE TRIGGER broken BEFORE INSERT ON taken BEGIN SELECT raise(ABORT, 'as if'); END",
         )
         .unwrap();
-    let error = claim(&journal, &id(1)).await.commit(Taken::Whole).await;
+    let error = claim(&journal, &id(1)).commit(Taken::Whole).await;
     assert!(
         matches!(error, Err(JournalError::Unavailable { .. })),
         "{error:?}"
     );
     assert!(journal.ready().await.is_err());
     // The message is inside: until that is written down, nobody gets it.
-    assert_eq!(word(&journal, &id(1)).await, "in hand");
+    assert_eq!(word(&journal, &id(1)), "in hand");
     rival.execute_batch("DROP TRIGGER broken").unwrap();
     journal.ready().await.unwrap();
-    assert_eq!(word(&journal, &id(1)).await, "taken");
+    assert_eq!(word(&journal, &id(1)), "taken");
 }
 
 // covers: R-DUP
@@ -237,7 +232,7 @@ async fn what_is_owed_is_tried_once_more_at_the_end() {
             "CREATE TRIGGER broken BEFORE INSERT ON taken BEGIN SELECT raise(ABORT, 'as if'); END",
         )
         .unwrap();
-    let error = claim(&journal, &id(1)).await.commit(Taken::Whole).await;
+    let error = claim(&journal, &id(1)).commit(Taken::Whole).await;
     error.unwrap_err();
     rival.execute_batch("DROP TRIGGER broken").unwrap();
     journal.close();
