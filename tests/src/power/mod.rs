@@ -9,13 +9,15 @@
 //! * [`recorder`]: calls as files and dialogues;
 //! * [`disk`]: what may be found after a cut;
 //! * [`cuts`]: thousands of them;
-//! * [`relay`]: a load, what it was promised, and how an image is compared with that.
+//! * [`relay`], [`puller`]: a load, what was promised under it, and how an image is compared with that.
 
+mod content;
 pub mod cuts;
 pub mod disk;
 pub mod fate;
 mod line;
 mod program;
+pub mod puller;
 pub mod recorder;
 pub mod relay;
 pub mod trace;

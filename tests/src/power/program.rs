@@ -63,6 +63,11 @@ impl Traced {
         let _ = self.finish();
     }
 
+    /// Whether the run is still going on.
+    pub(super) fn is_running(&mut self) -> bool {
+        self.running.as_mut().is_some_and(Process::is_running)
+    }
+
     /// Asks the program to end; it must do so well.
     #[track_caller]
     pub(super) fn stop(&mut self) {
@@ -81,11 +86,8 @@ impl Traced {
     #[track_caller]
     pub(super) fn finish(&mut self) -> i32 {
         let mut process = self.running.take().expect("a running program");
-        let t = std::time::Instant::now();
         let code = exit_code(process.wait());
-        eprintln!("waited {:?}", t.elapsed());
         let added = self.recording.add_run(&read_lossy(&self.trace()));
-        eprintln!("added {:?}", t.elapsed());
         added.unwrap_or_else(|error| panic!("{error} (in {})", self.trace().display()));
         code
     }

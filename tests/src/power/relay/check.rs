@@ -7,8 +7,9 @@ use atrn_relay::queue::{Filter, Item, QueueId, Store};
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
 
-use super::{Promises, number};
+use super::Promises;
 use crate::message::without_trace;
+use crate::power::content::number;
 use crate::power::cuts::{Found, Ledger};
 use crate::power::trace::Moment;
 

@@ -129,13 +129,3 @@ fn message(sent: &Sent, recording: &Recording) -> Message {
         recipients: recipients.collect(),
     }
 }
-
-/// The number of a message, which its subject says. Reports have none.
-fn number(content: &[u8]) -> Option<usize> {
-    const SUBJECT: &str = "Subject: number ";
-    let mut header = content
-        .split(|octet| *octet == b'\n')
-        .take_while(|line| line.len() > 1);
-    let digits = header.find_map(|line| std::str::from_utf8(line).ok()?.strip_prefix(SUBJECT))?;
-    digits.trim_end().parse().ok()
-}

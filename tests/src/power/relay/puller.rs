@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 
 use fastrand::Rng;
 
-use super::{Book, Delivered, Inside, number};
+use super::{Book, Delivered, Inside};
 use crate::message::without_trace;
 use crate::peer::cram_md5;
+use crate::power::content::number;
 use crate::power::line::Line;
 use crate::world::ACCOUNT;
 

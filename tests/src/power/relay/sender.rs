@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use fastrand::Rng;
 
 use super::{Book, Sent};
-use crate::message::{stuffed, with_subject};
+use crate::message::stuffed;
+use crate::power::content::numbered;
 use crate::power::line::Line;
 
 /// Two domains, so that some messages are two deliveries of one body.
@@ -46,23 +47,10 @@ fn write(chance: &mut Rng, book: &Book) -> usize {
         ],
         _ => vec![format!("{local}@{}", DOMAINS[chance.usize(..2)])],
     };
-    let mut text = Vec::with_capacity(size + 80);
-    while text.len() < size {
-        // No two lines alike: a sector of another place or message is seen.
-        text.extend_from_slice(
-            format!(
-                "{:016x}{:016x}{:016x}\r\n",
-                chance.u64(..),
-                chance.u64(..),
-                chance.u64(..)
-            )
-            .as_bytes(),
-        );
-    }
     let mut sent = book.sent();
     let number = sent.len();
     sent.push(Sent {
-        content: with_subject(&format!("number {number}"), &text),
+        content: numbered(number, size, chance),
         recipients,
         accepted: None,
     });
