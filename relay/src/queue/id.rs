@@ -27,8 +27,9 @@ pub struct QueueId(pub(super) i64);
 
 /// Names one delivery for ever: also after it is gone, and among all relays that a puller asks.
 ///
-/// Its form is `<queue id>.<number>.<store>`. What is left of a delivery after a part of its
-/// recipients was delivered gets a new number: the puller has journaled the old id as taken.
+/// Its form is `<queue id>.<number>.<store>`. What can still be sent of a delivery keeps its number as long as
+/// it lives: the puller's journal says of each recipient whether he has it. Who was refused for good, while others
+/// go on, is kept under a new one.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct DeliveryId {
     pub(super) key: DeliveryKey,

@@ -15,12 +15,12 @@ use super::{Amount, Shared};
 
 pub(super) const EIGHT_BIT: i64 = 1;
 pub(super) const NEEDS_SMTPUTF8: i64 = 2;
-pub(super) const SPOOLED: i64 = 4;
+pub(in super::super) const SPOOLED: i64 = 4;
 pub(super) const REPORT: i64 = 8;
 pub(super) const SENDER_VERIFIED: i64 = 16;
 
 /// One recipient in the JSON of a delivery.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(in super::super) struct StoredRecipient {
     pub(super) to: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -133,19 +133,26 @@ impl<'a> Transaction<'a> {
             return Ok(false);
         };
         self.effects.count(domain, state, -1, settle.size);
+        // What can still be sent is one delivery, and keeps its id as long as it lives: an older flight under that id
+        // may still be under way on a connection that we have given up, and only under one id does the puller know
+        // the two for the same (docs/decisions/0004-delivery-ids.md). It goes on at once when somebody is
+        // done with and somebody else was only put off to the next transaction; else it waits.
+        let is_smaller = *some_delivered || !expired.is_empty() || !failed.is_empty();
+        let next = match !released.is_empty() && (is_smaller || deferred.is_empty()) {
+            true => State::Queued,
+            false => State::Deferred,
+        };
+        let sendable: Vec<_> = released.iter().chain(deferred).cloned().collect();
         let groups = [
-            (State::Queued, released),
-            (State::Deferred, deferred),
+            (next, &sendable),
             (State::Expired, expired),
             (State::Failed, failed),
         ];
-        let groups = groups.into_iter().filter(|(_, group)| !group.is_empty());
-        let whole = !some_delivered && groups.clone().count() == 1;
-        for (state, group) in groups {
-            let number = if whole {
-                key.number
-            } else {
-                self.next_number(key.message)?
+        let mut own_number = Some(key.number);
+        for (state, group) in groups.into_iter().filter(|(_, group)| !group.is_empty()) {
+            let number = match own_number.take() {
+                Some(number) => number,
+                None => self.next_number(key.message)?,
             };
             let is_attempt = matches!(state, State::Deferred | State::Failed);
             let attempts = attempts.saturating_add(u32::from(is_attempt));
