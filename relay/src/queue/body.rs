@@ -9,9 +9,9 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -37,6 +37,33 @@ pub(super) struct Spool {
     space: Space,
     /// Who removes files, so that no session waits for it.
     chores: SyncSender<Chore>,
+    put_off: Mutex<PutOff>,
+}
+
+/// Files that nobody names any more, and that copies of the queue may still need.
+#[derive(Debug, Default)]
+struct PutOff {
+    copies: usize,
+    removals: Vec<QueueId>,
+}
+
+/// While it lives no content file is removed.
+#[derive(Debug)]
+#[must_use = "files may be removed once it is gone"]
+pub(super) struct KeptFiles {
+    spool: Arc<Spool>,
+}
+
+/// The file with the content of a message in a spool directory.
+pub(super) fn spool_path(spool: &Path, id: QueueId) -> PathBuf {
+    spool
+        .join(format!("{:02x}", id.spread(DIRECTORIES)))
+        .join(id.to_string())
+}
+
+/// The directories that a spool directory consists of.
+pub(super) fn spool_directories(spool: &Path) -> impl Iterator<Item = PathBuf> {
+    (0..DIRECTORIES).map(|number| spool.join(format!("{number:02x}")))
 }
 
 /// A content file that is removed again unless [`SpoolFile::keep`] is called.
@@ -96,8 +123,7 @@ enum Source {
 
 impl Spool {
     pub(super) fn open(path: PathBuf, chores: SyncSender<Chore>) -> io::Result<Self> {
-        for number in 0..DIRECTORIES {
-            let directory = path.join(format!("{number:02x}"));
+        for directory in spool_directories(&path) {
             let made = DirBuilder::new().mode(0o700).create(directory);
             made.or_else(|error| match error.kind() {
                 io::ErrorKind::AlreadyExists => Ok(()),
@@ -109,15 +135,12 @@ impl Spool {
             space: Space::of(path.clone()),
             path,
             chores,
+            put_off: Mutex::default(),
         })
     }
 
     pub(super) fn directories(&self) -> impl Iterator<Item = PathBuf> {
-        (0..DIRECTORIES).map(|number| self.directory(QueueId(number)))
-    }
-
-    fn directory(&self, id: QueueId) -> PathBuf {
-        self.path.join(format!("{:02x}", id.spread(DIRECTORIES)))
+        spool_directories(&self.path)
     }
 
     pub(super) fn space(&self) -> &Space {
@@ -125,7 +148,7 @@ impl Spool {
     }
 
     pub(super) fn file(&self, id: QueueId) -> PathBuf {
-        self.directory(id).join(id.to_string())
+        spool_path(&self.path, id)
     }
 
     /// Removes a file now or soon.
@@ -137,7 +160,26 @@ impl Spool {
         }
     }
 
+    /// Puts off every removal from here on. A view of the database that is taken later names no file that is gone.
+    pub(super) fn keep_all(self: &Arc<Self>) -> KeptFiles {
+        self.put_off().copies += 1;
+        KeptFiles {
+            spool: Arc::clone(self),
+        }
+    }
+
+    fn put_off(&self) -> MutexGuard<'_, PutOff> {
+        self.put_off.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn remove(&self, id: QueueId) {
+        {
+            let mut put_off = self.put_off();
+            if put_off.copies > 0 {
+                put_off.removals.push(id);
+                return;
+            }
+        }
         let path = self.file(id);
         match std::fs::remove_file(&path) {
             Ok(()) => {}
@@ -159,6 +201,22 @@ impl Spool {
     }
 }
 
+impl Drop for KeptFiles {
+    fn drop(&mut self) {
+        let removals = {
+            let mut put_off = self.spool.put_off();
+            put_off.copies -= 1;
+            match put_off.copies {
+                0 => std::mem::take(&mut put_off.removals),
+                _ => Vec::new(),
+            }
+        };
+        for id in removals {
+            self.spool.discard(id);
+        }
+    }
+}
+
 impl SpoolFile {
     fn write(&self, part: &[u8]) -> io::Result<()> {
         if self.spool.space.room(part.len() as u64, 0) == Room::Full {
@@ -175,7 +233,9 @@ impl SpoolFile {
     /// File first, then the directory that names it (R5321-15).
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()?;
-        File::open(self.spool.directory(self.id))?.sync_all()
+        let file = self.spool.file(self.id);
+        let directory = file.parent().unwrap_or(&self.spool.path);
+        File::open(directory)?.sync_all()
     }
 }
 

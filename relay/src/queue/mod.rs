@@ -8,6 +8,7 @@
 
 mod admin;
 mod ageing;
+pub mod backup;
 mod body;
 mod envelope;
 mod error;
@@ -30,6 +31,7 @@ use std::thread::JoinHandle;
 use atrn_shared::smtp::address::Domain;
 use jiff::Timestamp;
 use rusqlite::Connection;
+use tokio::task::spawn_blocking;
 
 use self::body::{Body, Spool};
 use self::envelope::Place;
@@ -80,15 +82,7 @@ impl Store {
     /// # Errors
     /// [`OpenError`] in one line for the operator. Nothing is left half-started.
     pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
-        let spool_path = data_dir.join("spool");
-        for path in [data_dir, &spool_path] {
-            // Readable by nobody else: it is other people's mail.
-            let mut builder = DirBuilder::new();
-            let made = builder.recursive(true).mode(0o700).create(path);
-            made.map_err(|error| OpenError::io(path, error))?;
-            // A directory is there after a power failure only if its parent knows it.
-            sync_parent(path).map_err(|error| OpenError::io(path, error))?;
-        }
+        make_directories(data_dir)?;
         let lock = lock(&data_dir.join("queue.lock"))?;
         let connection = sqlite::open_writer(&data_dir.join("queue.db"))?;
         Self::start(data_dir, lock, connection)
@@ -242,7 +236,7 @@ impl Store {
     /// commit; the delivery stays leased until then.
     ///
     /// Delivered recipients leave, deferred ones wait with back-off, failed ones are kept and shown.
-    /// Where they differ the delivery is split, and what is left gets new delivery ids. A report is queued by
+    /// What can still be sent stays one delivery with its id; who ended otherwise leaves it. A report is queued by
     /// the same commit: whoever is told of a failure is told of it once, whenever the power fails.
     ///
     /// # Errors
@@ -283,6 +277,21 @@ impl Store {
         let content = report.content;
         let stored = (content.len() as u64, crc32fast::hash(&content));
         self.message(id, &report.envelope, Body::Inline(content), stored)
+    }
+
+    /// Copies the queue, as it is now, into a directory that does not exist yet or is empty. Mail comes and goes
+    /// meanwhile. `watch` hears how far it is, and says whether to go on.
+    ///
+    /// # Errors
+    /// [`BackupError`](backup::BackupError); what is in the directory then is no backup.
+    pub async fn backup(
+        &self,
+        directory: &Path,
+        mut watch: impl FnMut(backup::Progress) -> bool + Send + 'static,
+    ) -> Result<backup::Manifest, backup::BackupError> {
+        let (shared, directory) = (Arc::clone(&self.shared), directory.to_owned());
+        let copied = spawn_blocking(move || backup::copy(&shared, &directory, &mut watch));
+        copied.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Deliveries that sessions hold now.
@@ -366,6 +375,18 @@ fn claimed_content(
     let whole = content.filter(|content| content.len() as u64 == delivery.size);
     *octets_left = left;
     Ok(whole.map_or(Place::Inline, Place::Here))
+}
+
+/// Makes the directories of a queue, readable by nobody else: it is other people's mail.
+fn make_directories(data_dir: &Path) -> Result<(), OpenError> {
+    for path in [data_dir, &data_dir.join("spool")] {
+        let mut builder = DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(path);
+        made.map_err(|error| OpenError::io(path, error))?;
+        // A directory is there after a power failure only if its parent knows it.
+        sync_parent(path).map_err(|error| OpenError::io(path, error))?;
+    }
+    Ok(())
 }
 
 fn sync_parent(path: &Path) -> std::io::Result<()> {

@@ -13,7 +13,7 @@ pub(super) mod writer;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atrn_shared::smtp::address::Domain;
 use atrn_shared::steady::SteadyClock;
@@ -30,6 +30,7 @@ use super::id::{DeliveryId, DeliveryKey, IdSource, QueueId};
 use super::lease::Leases;
 
 use self::row::StoredRecipient;
+pub(super) use self::row::SPOOLED;
 
 /// Measured: docs/decisions/0002-queue-on-sqlite.md.
 const PAGE_BYTES: i64 = 4096;
@@ -37,6 +38,8 @@ const PAGE_BYTES: i64 = 4096;
 const WRITER_CACHE: i64 = -32 * 1024;
 /// The writer is alone, so it waits for a lock only while a log is recovered or truncated.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks whether the log is free.
+const LOG_PAUSE: Duration = Duration::from_millis(5);
 /// Queries at one time; more wait. A long list must not take all blocking threads.
 const READERS_MAX: usize = 4;
 /// Prepared statements kept by each connection; more than there are in this folder.
@@ -230,9 +233,14 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
 pub(super) fn reopen_writer(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path)?;
     configure_writer(&connection)?;
-    if !begin_log_anew(&connection)? {
-        let text = "the log is in use and cannot be begun anew".to_owned();
-        return Err(failure(rusqlite::ffi::SQLITE_BUSY, text));
+    // For readers SQLite waits by itself; not for the keeper, when that is writing the log just now.
+    let end = Instant::now() + BUSY_TIMEOUT;
+    while !begin_log_anew(&connection)? {
+        if Instant::now() >= end {
+            let text = "the log is in use and cannot be begun anew".to_owned();
+            return Err(failure(rusqlite::ffi::SQLITE_BUSY, text));
+        }
+        std::thread::sleep(LOG_PAUSE);
     }
     Ok(connection)
 }
@@ -244,7 +252,7 @@ fn begin_log_anew(connection: &Connection) -> rusqlite::Result<bool> {
     })
 }
 
-fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path)?;
     connection.pragma_update(None, "query_only", true)?;
     Ok(connection)
