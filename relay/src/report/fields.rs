@@ -89,8 +89,11 @@ fn status(fate: Fate, reply: Option<&Reply>) -> String {
         Fate::Relayed => "2.0.0".to_owned(),
         Fate::Failed => {
             let enhanced = reply.and_then(Reply::enhanced);
-            let failed = enhanced.filter(|code| matches!(code.class, 4 | 5));
-            failed.map_or_else(|| "5.0.0".to_owned(), |code| code.to_string())
+            let failed = enhanced.filter(|code| code.class != 2);
+            failed.map_or_else(
+                || "5.0.0".to_owned(),
+                |code| format!("5.{}.{}", code.subject, code.detail),
+            )
         }
     }
 }
@@ -216,7 +219,7 @@ mod tests {
         for (fate, reply, expected) in [
             (Fate::Failed, Some(reply(550, "5.1.1")), "5.1.1"),
             (Fate::Failed, Some(reply(550, "")), "5.0.0"),
-            (Fate::Failed, Some(reply(451, "4.3.0")), "4.3.0"),
+            (Fate::Failed, Some(reply(451, "4.3.0")), "5.3.0"),
             (Fate::Failed, Some(reply(250, "2.0.0")), "5.0.0"),
             (Fate::Failed, None, "5.0.0"),
             (Fate::Expired, Some(reply(451, "4.3.0")), "5.4.7"),
