@@ -160,9 +160,13 @@ mod tests {
     /// Words as a shell splits them, as far as our examples go.
     fn words(line: &str) -> Vec<String> {
         let line = line.split(" > ").next().unwrap_or_default();
-        line.split_whitespace()
-            .map(|word| word.trim_matches('"').to_owned())
-            .collect()
+        // What stands between two quotes is one word; the parts outside of them are the even ones.
+        let parts = line.split('"').enumerate();
+        let words = parts.flat_map(|(number, part)| match number % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect(),
+            _ => vec![part.to_owned()],
+        });
+        words.collect()
     }
 
     #[track_caller]

@@ -423,10 +423,11 @@ smtp      127.0.0.1:25  1 session now, 20 since the start
 odmr        1 session now, 20 since the start
 accepted  1 message, 5.0 kB
 refused   0 for now, 2 for good, 1 failed login
+told      2 reports of mail that ended
 files     refused, the older ones stay in force: relay.toml:3: bad
 
-DOMAIN       QUEUED  DEFERRED  HELD  FAILED  EXPIRED    SIZE  OLDEST
-example.com       1         0     0       0        0  5.0 kB      1h
+DOMAIN       QUEUED  DEFERRED  HELD  FAILED  EXPIRED    SIZE  QUOTA  OLDEST
+example.com       1         0     0       0        0  5.0 kB      -      1h
 
 ACCOUNT  DOMAINS      PULLING  DELIVERED    SIZE  LAST PULL
 corp     example.com        0          3  1.5 kB  0s ago from 192.0.2.7, no mail (disabled)";
