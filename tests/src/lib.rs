@@ -4,6 +4,7 @@
 //! * [`world`]: a relay and a puller, real processes in a temporary folder;
 //! * [`inside`]: the corporate mail server, which records everything and misbehaves on order;
 //! * [`sender`]: the Internet, which sends mail;
+//! * [`lossy`]: a line between puller and relay on which answers are lost;
 //! * [`peer`]: one connection in the hands of a test, line by line or octet by octet;
 //! * [`captured`]: a relay that went over to the enemy, and the puller that trusts it;
 //! * [`transcript`]: dialogues from files, played against both machines and both programs;
@@ -11,19 +12,18 @@
 //! * [`faults`]: calls that fail, disks that are full, and the ledger of what came of the mail;
 //! * [`power`]: what a power loss leaves, for thousands of moments;
 //! * [`campaign`]: both programs killed again and again, and the ledger of what came of the mail;
-//! * [`campaign`]: both programs killed again and again, and the ledger of what came of the mail;
 //! * [`conformance`]: which test covers which requirement.
 //!
 //! All of it is blocking code on threads with deadlines: a test reads from top to bottom, and
 //! a failure shows the dialogue and the logs of the programs.
 
 pub mod campaign;
-pub mod campaign;
 pub mod captured;
 pub mod certs;
 pub mod conformance;
 pub mod faults;
 pub mod inside;
+pub mod lossy;
 pub mod message;
 pub mod model;
 pub mod peer;
