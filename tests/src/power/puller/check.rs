@@ -15,9 +15,9 @@ use crate::power::cuts::{Found, Ledger};
 use crate::power::trace::Moment;
 
 impl Ledger for Promises {
-    fn check(&self, image: &Path, cut: Moment, runtime: &Runtime) -> Result<Found, String> {
+    fn check(&self, image: &Path, cut: Moment, _: &Runtime) -> Result<Found, String> {
         let files = self.files(&image.join("mail"))?;
-        let journaled = self.journaled(&image.join("data"), runtime)?;
+        let journaled = self.journaled(&image.join("data"))?;
         for (number, message) in self.messages.iter().enumerate() {
             let id = &message.id;
             let (is_there, is_known) = (files.contains_key(&number), journaled.contains(id));
@@ -81,15 +81,18 @@ impl Promises {
     }
 
     /// Ids that the journal would answer with 258.
-    fn journaled(&self, data: &Path, runtime: &Runtime) -> Result<Found, String> {
+    fn journaled(&self, data: &Path) -> Result<Found, String> {
         // As the puller does before it opens its journal.
         std::fs::create_dir_all(data).map_err(|error| error.to_string())?;
         let journal =
             Journal::open(data).map_err(|error| format!("the journal does not open: {error}"))?;
         let mut journaled = Found::new();
         for message in &self.messages {
-            let id: DeliveryId = message.id.parse().map_err(|_| "an id that is none".to_owned())?;
-            let begun = runtime.block_on(journal.begin(&id));
+            let id: DeliveryId = message
+                .id
+                .parse()
+                .map_err(|_| "an id that is none".to_owned())?;
+            let begun = journal.begin(&id);
             if let Begun::Taken =
                 begun.map_err(|error| format!("the journal cannot be asked: {error}"))?
             {
