@@ -135,6 +135,26 @@ fn a_server_in_doubt_is_believed_again_when_it_takes_something() {
     assert_eq!(account(&world)["alarm"], Value::Null);
 }
 
+/// Reports to senders outside go to a smart host, or to none as here. Those to the postmaster inside share the fate of
+/// other mail.
+// covers: R3464-1, OWN-8
+#[test]
+fn refusals_of_reports_count_only_where_the_server_inside_gave_them() {
+    for (reports, states, stops) in [("sender", [16, 0, 0], 0), ("postmaster", [8, 2, 6], 1)] {
+        let inside = Inside::smtp();
+        inside.on(Step::Rcpt).reply(NO);
+        let world = World::setup()
+            .relay("domain.reports", reports)
+            .target(&inside.target())
+            .start();
+        world.send(&messages(8));
+        let _ = world.puller.pull().expect_code(0);
+        let seen = ["failed", "deferred", "queued"].map(|state| in_state(&world, state));
+        assert_eq!(seen, states, "{reports}");
+        assert_eq!(account(&world)["stops"], stops, "{reports}");
+    }
+}
+
 /// Nothing is written down of a refusal that is not believed yet.
 // covers: OWN-6, OWN-8
 #[test]

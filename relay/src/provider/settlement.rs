@@ -16,7 +16,7 @@ use super::breaker::{Ruling, Seat, Trip, Verdict};
 use super::verdict::Judged;
 use crate::activity::PullGuard;
 use crate::closing::{By, Closing};
-use crate::queue::{Delivery, Lease, Outcome, SessionId, StoreError};
+use crate::queue::{Delivery, DeliveryRecipient, Lease, Outcome, SessionId, StoreError};
 
 /// Settlements that may wait for their commit while more messages are sent.
 const SETTLING_MAX: usize = 64;
@@ -79,8 +79,7 @@ impl<'s> Settlements<'s> {
         self.log_already(&lease, &judged, began.elapsed());
         self.log_delivered(&lease, &judged.outcomes, began.elapsed());
         let outcomes = judged.outcomes;
-        let standing = if lease.is_report {
-            // A report goes to another server than the rest, or to none: neither tells of the server inside.
+        let standing = if leaves_again(&lease) {
             Standing::Open
         } else {
             Standing::of(&outcomes)
@@ -274,6 +273,16 @@ impl Standing {
             Self::Open
         }
     }
+}
+
+/// Whether it is a report to a sender outside: it goes to another server than the rest, or to none, and tells
+/// nothing of the server inside.
+fn leaves_again(delivery: &Delivery) -> bool {
+    let is_inside = |recipient: &DeliveryRecipient| {
+        let domain = recipient.forward_path.domain();
+        domain.is_none_or(|domain| *domain == delivery.domain)
+    };
+    delivery.is_report && !delivery.recipients.iter().all(is_inside)
 }
 
 fn is_delivered(outcomes: &[Outcome]) -> bool {
