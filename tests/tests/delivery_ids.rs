@@ -30,7 +30,10 @@ fn content(session: usize, number: usize) -> Vec<u8> {
 
 /// A relay in the clear, and a puller with a session for each domain, on a line that loses answers.
 fn world(target: &str, sessions: usize, times: usize) -> (World, LossyLine) {
-    let mut setup = World::setup().tls(Tls::Off).target(target);
+    let mut setup = World::setup()
+        .tls(Tls::Off)
+        .target(target)
+        .relay("smtp.max_connections_per_ip", 10 * SESSIONS as i64);
     for session in 0..sessions {
         setup = setup.domain(&domain(session));
     }
