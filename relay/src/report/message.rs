@@ -126,15 +126,14 @@ impl Notice<'_> {
         let is_ascii = to.is_ascii();
         let mut content = self.write(&to, None);
         let room = REPORT_OCTETS.saturating_sub(content.len());
-        let returned = self.returned(room);
-        let is_seven_bit = is_ascii && returned.as_ref().is_none_or(|part| part.is_seven_bit);
-        if let Some(part) = returned {
-            let whole = self.write(&to, Some(part.part));
+        if let Some(part) = self.returned(room) {
+            let whole = self.write(&to, Some(part));
             // What was returned is only a help; the report itself must not be too large to be sent.
             if whole.len() <= REPORT_OCTETS {
                 content = whole;
             }
         }
+        let is_seven_bit = content.is_ascii();
         let envelope = Envelope {
             reverse_path: ReversePath::Null,
             mail_parameters: MailParameters {
@@ -178,7 +177,7 @@ impl Notice<'_> {
         }
     }
 
-    fn write(&self, to: &ForwardPath, returned: Option<MimePart<'_>>) -> Vec<u8> {
+    fn write(&self, to: &ForwardPath, returned: Option<Returned>) -> Vec<u8> {
         let (status, told) = fields::delivery_status(self);
         let mut text = words::text(self);
         if told < self.recipients.len() {
@@ -194,7 +193,8 @@ impl Notice<'_> {
             .header("Content-Description", Raw::new("Delivery report"))
             .transfer_encoding("7bit"),
         ];
-        parts.extend(returned);
+        let is_seven_bit = returned.as_ref().is_none_or(|part| part.is_seven_bit);
+        parts.extend(returned.map(|returned| returned.part));
         let sender = format!("MAILER-DAEMON@{}", self.hostname);
         let mut message = MessageBuilder::new()
             .date(Date::new(self.now.as_second()))
@@ -213,7 +213,11 @@ impl Notice<'_> {
             .attribute("report-type", "delivery-status")
             .attribute("boundary", self.boundary());
         let mut content = Vec::new();
-        let body = MimePart::new(report, BodyPart::Multipart(parts));
+        let mut body = MimePart::new(report, BodyPart::Multipart(parts));
+        if !is_seven_bit {
+            // RFC 2045 §6.4: what holds an 8-bit part is 8-bit itself.
+            body = body.transfer_encoding("8bit");
+        }
         message.body(body).serialize(&mut content);
         content
     }

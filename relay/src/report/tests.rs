@@ -238,6 +238,9 @@ fn the_message_goes_back_as_the_sender_asked() {
             ["text/plain", "message/delivery-status", last]
         );
         assert_eq!(report.envelope.eight_bit, eight_bit, "{parameters}");
+        let message = MessageParser::new().parse(&report.content).unwrap();
+        let encoding = message.content_transfer_encoding();
+        assert_eq!(encoding, eight_bit.then_some("8bit"));
         let body = report.envelope.mail_parameters.to_string();
         assert_eq!(body, if eight_bit { " BODY=8BITMIME" } else { "" });
     }
