@@ -169,3 +169,84 @@ fn note(
         at,
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::message::Message;
+    use crate::sender::Sender;
+
+    const MAIL: Mail = Mail {
+        number: 1,
+        octets: 100,
+    };
+
+    fn with_trace(id: &str) -> Vec<u8> {
+        let trace =
+            format!("Received: from c\r\n\tby {RELAY_NAME} with ESMTP id {id};\r\n\tdate\r\n");
+        [trace.as_bytes(), &MAIL.content()].concat()
+    }
+
+    /// A journal of a puller, with one delivery in it.
+    fn journal(folder: &Path, id: &str) -> Journal {
+        let file = folder.join("journal.db");
+        let connection = Connection::open(&file).unwrap();
+        let schema = include_str!("../../../puller/src/journal/schema.sql");
+        connection.execute_batch(schema).unwrap();
+        let insert = "INSERT INTO taken (id, at) VALUES (?1, 0)";
+        connection.execute(insert, [id]).unwrap();
+        Journal(file)
+    }
+
+    #[test]
+    fn a_delivery_that_is_in_the_journal_comes_over_the_hop_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = journal(folder.path(), "1M7ZX5RDH00.1.SMTANW");
+        let ledger = Arc::<Ledger>::default();
+        ledger.sent(MAIL, &Target::ALL);
+        let inside = server(Arc::clone(&ledger), journal);
+        let mut sender = Sender::connect(inside.address());
+        // An id that the journaled one begins with is another message.
+        for (id, duplicates) in [("1M7ZX5RDH0", 0), ("1M7ZX5RDH00", 1)] {
+            sender.send(&Message::new("user@smtp.example", with_trace(id)));
+            let counts = ledger.counts(Target::Smtp);
+            assert_eq!(counts.duplicates_over_the_hop, duplicates, "{id}");
+        }
+    }
+
+    #[test]
+    fn a_second_file_is_a_second_copy_and_read_mail_goes_when_the_journal_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let inbox = folder.path().join("inbox");
+        for name in ["new", "cur"] {
+            fs::create_dir_all(inbox.join(name)).unwrap();
+        }
+        let ledger = Arc::<Ledger>::default();
+        ledger.sent(MAIL, &[Target::Maildir]);
+        let mut mailbox = Mailbox {
+            folder: inbox.clone(),
+            ledger: Arc::clone(&ledger),
+            journal: journal(folder.path(), "1M7ZX5RDH00.1.SMTANW"),
+            read: Vec::new(),
+        };
+        for (name, id, twice) in [("a", "1M7ZX5RDH00", 0), ("b", "1M7ZX5RDH01", 1)] {
+            fs::write(inbox.join("new").join(name), with_trace(id)).unwrap();
+            mailbox.look();
+            assert_eq!(ledger.counts(Target::Maildir).duplicates_unexplained, twice);
+        }
+        assert!(inbox.join("cur/a:2,S").exists());
+        mailbox.throw_away().unwrap();
+        assert!(inbox.join("cur/a:2,S").exists(), "a few are kept");
+        let copies = [mailbox.read[0].clone(), mailbox.read[1].clone()];
+        let missing = (inbox.join("cur/none"), "1M7ZX5RDH02".to_owned());
+        mailbox.read = vec![missing; READ_KEPT];
+        mailbox.read.extend(copies);
+        mailbox.throw_away().unwrap();
+        let left: Vec<bool> = ["a", "b"]
+            .map(|name| inbox.join("cur").join(format!("{name}:2,S")).exists())
+            .to_vec();
+        assert_eq!(left, [false, true], "what the journal does not know stays");
+    }
+}
