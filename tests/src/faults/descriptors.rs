@@ -29,6 +29,18 @@ impl Descriptors {
         // The limit is on the number of a new one, and the kernel gives the lowest that is free.
         let free = (0..).filter(|number| !taken.contains(number));
         let limit = free.take(spare + 1).last().unwrap_or_default();
+        Self::limit(program, limit)
+    }
+
+    /// Leaves it none at all: also those that it closes are gone.
+    #[track_caller]
+    #[must_use]
+    pub fn none(program: u32) -> Self {
+        Self::limit(program, 0)
+    }
+
+    #[track_caller]
+    fn limit(program: u32, limit: usize) -> Self {
         let before = prlimit(
             program,
             &["--raw", "--noheadings", "--output=SOFT", "--nofile"],

@@ -6,7 +6,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::process::{Process, read_lossy};
+use crate::process::{Process, read_lossy, wait_until};
 use crate::software::Software;
 
 /// A call that is to fail, and where.
@@ -123,9 +123,11 @@ impl Injected {
     /// Leaves the program alone again.
     #[track_caller]
     pub fn end(mut self) -> Trace {
-        self.process.signal(Signal::SIGINT);
-        // Its exit code is that of the signal.
-        let _ = self.process.wait();
+        // Again and again: a signal that comes just before it waits for the program is noticed only after the wait.
+        wait_until("strace leaves the program", || {
+            self.process.signal(Signal::SIGINT);
+            !self.process.is_running()
+        });
         self.trace()
     }
 }
