@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use atrn_shared::smtp::address::Domain;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::timeout;
 
 use super::change::{change, end, would_change};
@@ -78,6 +80,7 @@ impl From<StoreError> for End {
 
 async fn answer(request: Request, context: &Context, replies: &Sender<Reply>) -> Result<(), End> {
     let reply = match request {
+        Request::Backup { to } => back_up(context, &to, replies).await?,
         Request::Cat { id } => return cat(context, id, replies).await,
         Request::Change {
             action,
@@ -136,6 +139,25 @@ fn not_in_queue(id: impl fmt::Display) -> End {
         ErrorKind::NotFound,
         format!("{id} is not in the queue"),
     ))
+}
+
+async fn back_up(context: &Context, to: &Path, replies: &Sender<Reply>) -> Result<Reply, End> {
+    let refused = |text: String| End::Refused(Refused::new(ErrorKind::Unavailable, text));
+    let Some(store) = &context.store else {
+        return Err(refused("there is no queue yet".to_owned()));
+    };
+    let progress = replies.clone();
+    // Who is slow to read misses a word about how far it is; whoever has gone needs no copy.
+    let watch = move |done| {
+        !matches!(
+            progress.try_send(Reply::Progress(done)),
+            Err(TrySendError::Closed(_))
+        )
+    };
+    let copied = store.backup(to, watch).await;
+    copied
+        .map(Reply::BackedUp)
+        .map_err(|error| refused(error.to_string()))
 }
 
 async fn cat(context: &Context, id: QueueId, replies: &Sender<Reply>) -> Result<(), End> {

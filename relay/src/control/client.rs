@@ -88,7 +88,7 @@ impl Client {
             .map_err(local)?;
         // Only the daemon makes a queue: one that a command made could belong to another user.
         let store = if config.data_dir.join("queue.db").exists() {
-            become_owner(&config.data_dir).map_err(local)?;
+            act_as_owner(&config.data_dir).map_err(local)?;
             Some(Store::open(&config.data_dir).map_err(|error| match error {
                 OpenError::InUse { .. } => ClientError::NoAnswer(socket_path(&config.data_dir)),
                 error => error.into(),
@@ -202,7 +202,10 @@ fn is_nobody(error: &io::Error) -> bool {
 
 /// Root takes the place of the queue's owner: files that SQLite makes would else be root's, and the daemon could
 /// not open them. Called before any thread starts.
-fn become_owner(data_dir: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// When the directory cannot be looked at, or the user not be changed.
+pub fn act_as_owner(data_dir: &Path) -> io::Result<()> {
     let owner = fs::metadata(data_dir)?;
     if geteuid().is_root() && owner.uid() != 0 {
         setegid(Gid::from_raw(owner.gid()))?;

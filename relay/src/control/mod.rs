@@ -13,7 +13,7 @@ mod server;
 mod tests;
 
 pub use answer::{Context, Daemon, handle};
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, act_as_owner};
 pub use protocol::{
     AccountStatus, Asked, DomainStatus, Ending, ErrorKind, Refused, Reply, Request, Status, VERSION,
 };

@@ -3,10 +3,13 @@
 //! A request is answered by any number of lines with data and then one of [`Reply::Done`] or
 //! [`Reply::Error`]; an end without it is a broken connection.
 
+use std::path::PathBuf;
+
 use atrn_shared::smtp::address::Domain;
 use serde::{Deserialize, Serialize};
 
 use crate::activity::{AccountActivity, ConfigurationState, Snapshot};
+use crate::queue::backup::{Manifest, Progress};
 use crate::queue::{
     Action, Changed, Disk, DomainTotal, Filter, Item, Message, QueueId, Selection, StatsBy,
     StatsRow,
@@ -30,6 +33,11 @@ pub struct Asked {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
+    /// A copy of the queue: any number of [`Reply::Progress`], and one [`Reply::BackedUp`].
+    Backup {
+        /// The directory that it goes to, as the relay names it.
+        to: PathBuf,
+    },
     /// The content of a message, as [`Reply::Content`]s.
     Cat {
         /// The message.
@@ -92,6 +100,8 @@ pub enum Ending {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
+    /// To [`Request::Backup`].
+    BackedUp(Manifest),
     /// To [`Request::Change`] and [`Request::End`].
     Changed(Changed),
     /// The next octets of a content, in base64.
@@ -104,6 +114,8 @@ pub enum Reply {
     Item(Box<Item>),
     /// To [`Request::Show`].
     Message(Box<Message>),
+    /// How far a copy has come.
+    Progress(Progress),
     /// To [`Request::Reload`]; `None` when it takes longer than anybody should wait.
     Reloaded(Option<ConfigurationState>),
     /// To [`Request::Stats`].

@@ -59,7 +59,7 @@ impl StoreError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The database is not ours, or what is in it does not hold together.
-    #[error("{}: damaged or not a queue database ({reason}); restore it from a backup, or move it away to start with an empty queue", path.display())]
+    #[error("{}: damaged or not a queue database ({reason}); nothing was changed; `atrn-relay queue salvage --to DIR` copies what can still be read, `queue restore` brings back a backup", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -16,6 +16,7 @@ mod id;
 mod lease;
 mod query;
 pub mod retry;
+pub mod salvage;
 mod space;
 mod sqlite;
 #[cfg(test)]

@@ -156,7 +156,7 @@ pub(in super::super) fn put(from: &Path, to: &Path) -> Result<(), BackupError> {
 }
 
 /// A copy that nobody has read is a hope.
-pub(super) fn check(
+pub(in super::super) fn check(
     connection: &Connection,
     path: &Path,
     watch: Watch<'_>,

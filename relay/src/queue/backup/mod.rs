@@ -19,7 +19,7 @@ use super::error::{OpenError, StoreError};
 pub use self::manifest::{Manifest, ManifestKind};
 pub use self::restoring::{Restored, restore};
 
-pub(super) use self::copying::copy;
+pub(super) use self::copying::{check, copy, put};
 pub(super) use self::manifest::{finish, prepare};
 
 /// How far a copy has come.
@@ -43,6 +43,8 @@ pub enum Phase {
     Files,
     /// Reading all of the copied database, to see that it holds together.
     Check,
+    /// Messages, one by one.
+    Messages,
 }
 
 /// Why there is no copy, or none was brought back.

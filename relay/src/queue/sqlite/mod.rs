@@ -29,8 +29,7 @@ use super::error::{OpenError, StoreError};
 use super::id::{DeliveryId, DeliveryKey, IdSource, QueueId};
 use super::lease::Leases;
 
-use self::row::StoredRecipient;
-pub(super) use self::row::SPOOLED;
+pub(super) use self::row::{SPOOLED, StoredRecipient};
 
 /// Measured: docs/decisions/0002-queue-on-sqlite.md.
 const PAGE_BYTES: i64 = 4096;

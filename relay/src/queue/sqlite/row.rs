@@ -22,9 +22,9 @@ pub(super) const SENDER_VERIFIED: i64 = 16;
 /// One recipient in the JSON of a delivery.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(in super::super) struct StoredRecipient {
-    pub(super) to: String,
+    pub(in super::super) to: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(super) parameters: String,
+    pub(in super::super) parameters: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) reply: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

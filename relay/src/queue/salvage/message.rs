@@ -1,0 +1,284 @@
+//! One message by its key: all of it that can be read, and what cannot.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
+use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::super::body::spool_path;
+use super::super::envelope::State;
+use super::super::id::QueueId;
+use super::super::sqlite::{SPOOLED, StoredRecipient};
+
+const MESSAGE: &str =
+    "SELECT received_at, received_from, reverse_path, parameters, flags, size, next_number,
+     checksum, held_since FROM message WHERE key = ?1";
+const DELIVERIES: &str = "SELECT number, domain, state, next_attempt, last_attempt, attempts, last_reply, recipients, since
+     FROM delivery WHERE message = ?1 ORDER BY number";
+const DELIVERY: &str = "SELECT number, domain, state, next_attempt, last_attempt, attempts, last_reply, recipients, since
+     FROM delivery WHERE message = ?1 AND number = ?2";
+const CONTENT: &str = "SELECT content FROM body WHERE message = ?1";
+/// Everything that is asked here.
+pub(super) const QUERIES: [&str; 4] = [MESSAGE, DELIVERIES, DELIVERY, CONTENT];
+/// No message has more deliveries than an envelope can have recipients, a few times over.
+const NUMBERS_MAX: u32 = 10_000;
+
+/// A message as it stands in the database.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) id: QueueId,
+    pub(super) received_at: i64,
+    pub(super) received_from: String,
+    pub(super) reverse_path: String,
+    pub(super) parameters: String,
+    pub(super) flags: i64,
+    pub(super) size: i64,
+    pub(super) next_number: u32,
+    pub(super) checksum: Option<u32>,
+    pub(super) held_since: i64,
+    /// `None`: in a file.
+    pub(super) content: Option<Vec<u8>>,
+    pub(super) deliveries: Vec<Delivery>,
+}
+
+/// A delivery as it stands in the database, with its domain by name.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    pub(super) number: u32,
+    pub(super) domain: Domain,
+    pub(super) state: i64,
+    pub(super) next_attempt: i64,
+    pub(super) last_attempt: i64,
+    pub(super) attempts: u32,
+    pub(super) last_reply: Option<String>,
+    pub(super) recipients: String,
+    pub(super) since: i64,
+}
+
+/// What came of a look-up.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    pub(super) message: Option<Message>,
+    pub(super) lost: Vec<String>,
+}
+
+pub(super) struct Reader<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) domains: &'a HashMap<i64, Domain>,
+    pub(super) spool: &'a Path,
+}
+
+impl Reader<'_> {
+    pub(super) fn read(&self, id: QueueId) -> Read {
+        let mut lost = Vec::new();
+        let found = self.message(id);
+        let next_number = match &found {
+            Ok(Some(message)) => message.next_number,
+            _ => 2,
+        };
+        let deliveries = self.deliveries(id, next_number, &mut lost);
+        let mut message = match found {
+            Ok(Some(message)) => message,
+            // A content, or the name of a file, that nothing else speaks of: not in the queue any more.
+            Ok(None) if deliveries.is_empty() && lost.is_empty() => return Read::default(),
+            Ok(None) => {
+                return none("the message is not to be found, and deliveries of it are".to_owned());
+            }
+            Err(reason) => return none(reason),
+        };
+        if deliveries.is_empty() {
+            lost.push("no delivery of it can be read".to_owned());
+            return Read {
+                message: None,
+                lost,
+            };
+        }
+        message.deliveries = deliveries;
+        match self.content(&message) {
+            Ok(content) => message.content = content,
+            Err(reason) => {
+                lost.push(reason);
+                return Read {
+                    message: None,
+                    lost,
+                };
+            }
+        }
+        Read {
+            message: Some(message),
+            lost,
+        }
+    }
+
+    fn message(&self, id: QueueId) -> Result<Option<Message>, String> {
+        let row = |row: &Row<'_>| -> rusqlite::Result<Message> {
+            Ok(Message {
+                id,
+                received_at: row.get(0)?,
+                received_from: row.get(1)?,
+                reverse_path: row.get(2)?,
+                parameters: row.get(3)?,
+                flags: row.get(4)?,
+                size: row.get(5)?,
+                next_number: row.get(6)?,
+                checksum: row.get(7)?,
+                held_since: row.get(8)?,
+                content: None,
+                deliveries: Vec::new(),
+            })
+        };
+        let found = self
+            .connection
+            .prepare_cached(MESSAGE)
+            .and_then(|mut statement| statement.query_row([id.0], row).optional());
+        let found = found.map_err(|error| format!("its envelope: {error}"))?;
+        if let Some(message) = &found {
+            ReversePath::from_address(&message.reverse_path)
+                .map_err(|error| format!("its reverse-path: {error}"))?;
+            MailParameters::parse(&message.parameters)
+                .map_err(|error| format!("its parameters: {error}"))?;
+            if message.size < 0 {
+                return Err("its size is negative".to_owned());
+            }
+        }
+        Ok(found)
+    }
+
+    /// The deliveries one after the other, and behind a damaged one each by its number.
+    fn deliveries(&self, id: QueueId, next_number: u32, lost: &mut Vec<String>) -> Vec<Delivery> {
+        let mut found = Vec::new();
+        let mut read = || -> rusqlite::Result<()> {
+            let mut statement = self.connection.prepare_cached(DELIVERIES)?;
+            let mut rows = statement.query([id.0])?;
+            while let Some(row) = rows.next()? {
+                found.push(raw(row)?);
+            }
+            Ok(())
+        };
+        if let Err(error) = read() {
+            found.clear();
+            for number in 1..next_number.min(NUMBERS_MAX) {
+                let one = self
+                    .connection
+                    .prepare_cached(DELIVERY)
+                    .and_then(|mut statement| {
+                        statement.query_row(params![id.0, number], raw).optional()
+                    });
+                match one {
+                    Ok(one) => found.extend(one),
+                    Err(_) => lost.push(format!("delivery {number}: {error}")),
+                }
+            }
+        }
+        let mut deliveries = Vec::new();
+        for (domain, mut delivery) in found {
+            match self.checked(domain, &delivery) {
+                Ok(domain) => {
+                    delivery.domain = domain;
+                    deliveries.push(delivery);
+                }
+                Err(reason) => lost.push(format!("delivery {}: {reason}", delivery.number)),
+            }
+        }
+        deliveries
+    }
+
+    /// The domain of a delivery whose values can be what was once written.
+    fn checked(&self, domain: i64, delivery: &Delivery) -> Result<Domain, String> {
+        if State::from_code(delivery.state).is_none() {
+            return Err(format!("there is no state {}", delivery.state));
+        }
+        let recipients: Vec<StoredRecipient> = serde_json::from_str(&delivery.recipients)
+            .map_err(|error| format!("its recipients: {error}"))?;
+        let mut of_recipients = None;
+        for recipient in &recipients {
+            let path = ForwardPath::from_address(&recipient.to)
+                .map_err(|error| format!("a recipient: {error}"))?;
+            RcptParameters::parse(&recipient.parameters)
+                .map_err(|error| format!("a recipient: {error}"))?;
+            of_recipients = of_recipients.or_else(|| path.domain().cloned());
+        }
+        if recipients.is_empty() {
+            return Err("it has no recipients".to_owned());
+        }
+        let domain = self.domains.get(&domain).cloned().or(of_recipients);
+        domain.ok_or_else(|| "its domain is not known".to_owned())
+    }
+
+    /// `None`: in a file, which is whole.
+    fn content(&self, message: &Message) -> Result<Option<Vec<u8>>, String> {
+        if message.flags & SPOOLED != 0 {
+            let path = spool_path(self.spool, message.id);
+            let (size, checksum) =
+                digest(&path).map_err(|error| format!("its content file: {error}"))?;
+            return verify(message, size, checksum).map(|()| None);
+        }
+        let content = self
+            .connection
+            .prepare_cached(CONTENT)
+            .and_then(|mut statement| {
+                statement
+                    .query_row([message.id.0], |row| row.get::<_, Vec<u8>>(0))
+                    .optional()
+            });
+        let content = content.map_err(|error| format!("its content: {error}"))?;
+        let content = content.ok_or_else(|| "its content is not to be found".to_owned())?;
+        verify(message, content.len() as u64, crc32fast::hash(&content))?;
+        Ok(Some(content))
+    }
+}
+
+fn none(reason: String) -> Read {
+    Read {
+        message: None,
+        lost: vec![reason],
+    }
+}
+
+/// A delivery, and the key of its domain.
+fn raw(row: &Row<'_>) -> rusqlite::Result<(i64, Delivery)> {
+    let delivery = Delivery {
+        number: row.get(0)?,
+        domain: Domain::parse("unknown.invalid").map_err(|_| rusqlite::Error::InvalidQuery)?,
+        state: row.get(2)?,
+        next_attempt: row.get(3)?,
+        last_attempt: row.get(4)?,
+        attempts: row.get(5)?,
+        last_reply: row.get(6)?,
+        recipients: row.get(7)?,
+        since: row.get(8)?,
+    };
+    Ok((row.get(1)?, delivery))
+}
+
+fn verify(message: &Message, size: u64, checksum: u32) -> Result<(), String> {
+    if size != message.size.cast_unsigned() {
+        return Err(format!("its content has {size} octets of {}", message.size));
+    }
+    match message.checksum {
+        Some(expected) if expected != checksum => {
+            Err("its content is not what was accepted (checksum)".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn digest(path: &Path) -> io::Result<(u64, u32)> {
+    let mut file = File::open(path)?;
+    let mut hasher = crc32fast::Hasher::new();
+    let mut chunk = vec![0; 256 * 1024];
+    let mut size = 0;
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok((size, hasher.finalize())),
+            octets => {
+                hasher.update(&chunk[..octets]);
+                size += octets as u64;
+            }
+        }
+    }
+}
