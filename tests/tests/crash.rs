@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use atrn_tests::campaign::boundary::{Boundary, Side};
 use atrn_tests::campaign::{Options, Who, can_trace, run};
+use atrn_tests::software::Software;
 
 /// The program with the tracer in it.
 fn tracer() -> PathBuf {
@@ -34,6 +35,7 @@ fn acknowledged_mail_survives_a_hundred_kills_and_crosses_the_hop_once() {
         time_max: None,
         seed: fastrand::u64(..1_000_000_000),
         senders: 20,
+        smtp_source: Software::SmtpSource.find(),
         parent: std::env::temp_dir(),
         keep: false,
         tracer,

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use atrn_tests::campaign::boundary::{Boundary, Side};
 use atrn_tests::campaign::tracer::Trap;
 use atrn_tests::campaign::{Kills, Options, run};
+use atrn_tests::software::Software;
 use atrn_tests::world::{PULLER, RELAY};
 use clap::{Args, Parser, Subcommand};
 
@@ -38,7 +39,7 @@ struct Campaign {
     /// Repeats the choices of another campaign; those of the kernel's scheduler stay its own.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Sessions that send.
+    /// Sessions that send, besides the twenty of `smtp-source`.
     #[arg(long, value_name = "N", default_value_t = 20)]
     senders: usize,
     /// The folder to work in: on a disk, as what is killed syncs.
@@ -91,12 +92,16 @@ impl Campaign {
         if !self.no_build {
             build()?;
         }
+        let smtp_source = Software::SmtpSource
+            .find()
+            .context("smtp-source is needed; on Debian: apt-get install postfix")?;
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000_000));
         let options = Options {
             kills: self.kills,
             time_max: self.seconds.map(Duration::from_secs),
             seed,
             senders: self.senders,
+            smtp_source: Some(smtp_source),
             parent: self.dir.clone(),
             keep: self.keep,
             tracer: std::env::current_exe()?,

@@ -146,11 +146,6 @@ fn note(
     let (mail, is_whole) = match seen {
         Seen::Whole(mail) => (mail, true),
         Seen::Changed(mail) => (mail, false),
-        Seen::Foreign => {
-            let name = target.name();
-            ledger.violation(format!("{name} has {} octets of nobody", content.len()));
-            return;
-        }
     };
     let Some(id) = queue_id(content, RELAY_NAME) else {
         let number = mail.number;
@@ -163,6 +158,7 @@ fn note(
     });
     ledger.arrived(Copy {
         target,
+        queue_id: &id,
         mail,
         is_whole,
         is_journaled,

@@ -24,7 +24,9 @@ const TOLD_MAX: usize = 50;
 pub struct Counts {
     /// Senders got a `250` for so many.
     pub acknowledged: u64,
-    /// So many of them came out.
+    /// Of these, sent by `smtp-source`.
+    pub acknowledged_to_smtp_source: u64,
+    /// So many of all came out.
     pub delivered: u64,
     /// No `250`, and yet inside: the reply was lost in a kill, and a sender would send it again.
     pub delivered_unacknowledged: u64,
@@ -83,8 +85,10 @@ struct Kill {
 
 /// One copy of a message, complete at a target.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Copy {
+pub(super) struct Copy<'a> {
     pub(super) target: Target,
+    /// What the relay calls it, to be looked up in the logs.
+    pub(super) queue_id: &'a str,
     pub(super) mail: Mail,
     pub(super) is_whole: bool,
     /// The puller's journal says that it has been there before.
@@ -136,17 +140,17 @@ impl Ledger {
     }
 
     /// A copy has come out.
-    pub(super) fn arrived(&self, copy: Copy) {
+    pub(super) fn arrived(&self, copy: Copy<'_>) {
         let state = &mut *self.state();
         let index = copy.target.index();
-        let number = copy.mail.number;
+        let (number, queue_id) = (copy.mail.number, copy.queue_id);
         let entry = state.entries.get_mut(&number);
         let Some((acknowledged, place)) =
             entry.and_then(|entry| Some((entry.acknowledged, entry.places[index].as_mut()?)))
         else {
             let target = copy.target.name();
             state.violation(format!(
-                "message {number} came to {target}, where nobody sent it"
+                "message {number} ({queue_id}) came to {target}, where nobody sent it"
             ));
             return;
         };
@@ -154,13 +158,15 @@ impl Ledger {
         state.outstanding[index] -= usize::from(acknowledged && before.is_none());
         if !copy.is_whole {
             state.counts[index].changed += 1;
-            state.violation(format!("message {number} was changed on the way"));
+            state.violation(format!(
+                "message {number} ({queue_id}) was changed on the way"
+            ));
         }
         // Even the first copy: what is in the journal was taken before.
         if copy.is_journaled {
             state.counts[index].duplicates_over_the_hop += 1;
             state.violation(format!(
-                "message {number} came over the hop again: the puller has it in its journal"
+                "message {number} ({queue_id}) came over the hop again: the puller has it in its journal"
             ));
         } else if let Some(before) = before {
             state.second(copy, before);
@@ -191,7 +197,7 @@ impl Ledger {
     pub(super) fn counts(&self, target: Target) -> Counts {
         let state = self.state();
         let mut counts = state.counts[target.index()];
-        for entry in state.entries.values() {
+        for (&number, entry) in &state.entries {
             let Some(arrived) = entry.places[target.index()] else {
                 continue;
             };
@@ -202,6 +208,8 @@ impl Ledger {
                 (true, false) => {}
             }
             counts.acknowledged += u64::from(entry.acknowledged);
+            let is_foreign = Mail::is_foreign(number);
+            counts.acknowledged_to_smtp_source += u64::from(entry.acknowledged && is_foreign);
         }
         counts
     }
@@ -232,7 +240,7 @@ impl Ledger {
 
 impl State {
     /// A copy that the journal does not know came after another.
-    fn second(&mut self, copy: Copy, before: Instant) {
+    fn second(&mut self, copy: Copy<'_>, before: Instant) {
         let index = copy.target.index();
         let explanation = self.kills[index]
             .iter_mut()
@@ -245,8 +253,10 @@ impl State {
             }
             _ => {
                 self.counts[index].duplicates_unexplained += 1;
-                let (number, target) = (copy.mail.number, copy.target.name());
-                self.violation(format!("message {number} is twice at {target}"));
+                let (number, queue_id) = (copy.mail.number, copy.queue_id);
+                let target = copy.target.name();
+                let text = format!("message {number} ({queue_id}) is twice at {target}");
+                self.violation(text);
             }
         }
     }
@@ -275,9 +285,10 @@ mod tests {
         ledger
     }
 
-    fn copy(target: Target) -> Copy {
+    fn copy(target: Target) -> Copy<'static> {
         Copy {
             target,
+            queue_id: "1M7ZX5RDH00",
             mail: MAIL,
             is_whole: true,
             is_journaled: false,

@@ -4,6 +4,7 @@
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -14,6 +15,7 @@ use fastrand::Rng;
 use super::DOMAINS;
 use super::ledger::{Ledger, Target};
 use super::mail::Mail;
+use super::source::Sources;
 use crate::message::stuffed;
 
 /// A reply that does not come in this time never comes.
@@ -27,11 +29,13 @@ const OUTSTANDING_MAX: usize = 400;
 #[derive(Debug)]
 pub(super) struct Load {
     gate: Arc<Gate>,
+    sources: Option<Sources>,
     threads: Vec<JoinHandle<()>>,
 }
 
+/// What every message passes before it begins and after its last reply.
 #[derive(Debug, Default)]
-struct Gate {
+pub(super) struct Gate {
     state: Mutex<GateState>,
     changed: Condvar,
 }
@@ -47,7 +51,7 @@ struct GateState {
 }
 
 impl Load {
-    /// Starts so many sessions.
+    /// Starts so many sessions of our own.
     pub(super) fn start(
         sessions: usize,
         relay: SocketAddr,
@@ -68,7 +72,17 @@ impl Load {
             std::thread::spawn(move || session.run())
         };
         let threads = (0..sessions).map(start).collect();
-        Self { gate, threads }
+        Self {
+            gate,
+            sources: None,
+            threads,
+        }
+    }
+
+    /// Lets `smtp-source` send too.
+    pub(super) fn add_sources(&mut self, program: &Path, relay: SocketAddr, ledger: &Arc<Ledger>) {
+        let gate = Arc::clone(&self.gate);
+        self.sources = Some(Sources::start(program, relay, gate, Arc::clone(ledger)));
     }
 
     /// Lets no message begin, and waits for those under way.
@@ -100,6 +114,7 @@ impl Load {
     /// Ends all sessions.
     pub(super) fn stop(mut self) {
         self.end();
+        self.sources.take();
         for thread in self.threads.drain(..) {
             thread.join().ok();
         }
@@ -121,7 +136,9 @@ impl Drop for Load {
 
 impl Gate {
     /// Waits until a message may begin; false when it is over.
-    fn enter(&self, has_room: impl Fn() -> bool) -> bool {
+    pub(super) fn enter(&self, ledger: &Ledger) -> bool {
+        let waiting = |target| ledger.outstanding(target);
+        let has_room = || Target::ALL.map(waiting).iter().sum::<usize>() < OUTSTANDING_MAX;
         let mut state = self.state();
         loop {
             if state.ended {
@@ -139,13 +156,19 @@ impl Gate {
         }
     }
 
-    fn leave(&self) {
+    /// Its last reply has come, or never will.
+    pub(super) fn leave(&self) {
         self.state().inside -= 1;
         self.changed.notify_all();
     }
 
+    pub(super) fn is_over(&self) -> bool {
+        self.state().ended
+    }
+
     /// Thinks for a while.
-    fn pause(&self, time: Duration) {
+    pub(super) fn pause(&self, random: &mut Rng) {
+        let time = PAUSE_MAX.mul_f64(random.f64());
         let state = self.state();
         let ended = |state: &mut GateState| !state.ended;
         drop(self.changed.wait_timeout_while(state, time, ended));
@@ -167,18 +190,12 @@ struct Session {
 
 impl Session {
     fn run(&mut self) {
-        let ledger = Arc::clone(&self.ledger);
-        let has_room = || {
-            let outstanding = |target| ledger.outstanding(target);
-            Target::ALL.map(outstanding).iter().sum::<usize>() < OUTSTANDING_MAX
-        };
-        while self.gate.enter(has_room) {
+        while self.gate.enter(&self.ledger) {
             if self.turn().is_err() {
                 self.connection = None;
             }
             self.gate.leave();
-            let pause = PAUSE_MAX.mul_f64(self.random.f64());
-            self.gate.pause(pause);
+            self.gate.pause(&mut self.random);
         }
     }
 

@@ -2,11 +2,14 @@
 //! what arrives is compared with what was sent without keeping either.
 
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use crate::message::without_trace;
 
 /// The field that names a message: number and octets.
 const FIELD: &str = "X-Campaign: ";
+/// Our own numbers are counted from below.
+const FOREIGN: u64 = 1 << 63;
 const LINE_OCTETS: usize = 72;
 /// Two digits an octet of randomness.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+.";
@@ -19,15 +22,13 @@ pub(super) struct Mail {
     pub(super) octets: usize,
 }
 
-/// What came out at the other end.
+/// What came out at the other end; one that nobody sent is found by the ledger.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// This message, every octet as it was sent.
     Whole(Mail),
     /// This message with other octets.
     Changed(Mail),
-    /// Nothing of ours.
-    Foreign,
 }
 
 impl Mail {
@@ -55,16 +56,28 @@ impl Mail {
         content
     }
 
+    /// One that another program has made: its number follows from its octets, so if they change it is another.
+    pub(super) fn of(content: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        Self {
+            number: hasher.finish() | FOREIGN,
+            octets: content.len(),
+        }
+    }
+
+    /// Whether a number is of a message that another program has made.
+    pub(super) fn is_foreign(number: u64) -> bool {
+        number & FOREIGN != 0
+    }
+
     /// Recognises one that has arrived, trace fields on top.
     pub(super) fn seen(arrived: &[u8]) -> Seen {
         let bare = without_trace(arrived);
-        let Some(mail) = Self::named(bare) else {
-            return Seen::Foreign;
-        };
-        if mail.content() == bare {
-            Seen::Whole(mail)
-        } else {
-            Seen::Changed(mail)
+        match Self::named(bare) {
+            Some(mail) if mail.content() != bare => Seen::Changed(mail),
+            Some(mail) => Seen::Whole(mail),
+            None => Seen::Whole(Self::of(bare)),
         }
     }
 
@@ -116,7 +129,17 @@ mod tests {
             assert_eq!(Mail::seen(&changed), Seen::Changed(mail));
             changed.truncate(TRACE.len() + 160);
         }
-        assert_eq!(Mail::seen(b"Subject: other\r\n\r\n"), Seen::Foreign);
+    }
+
+    #[test]
+    fn what_others_made_is_known_by_its_octets() {
+        let content = b"Subject: other\r\n\r\ntext\r\n";
+        let arrived = [TRACE.as_bytes(), content].concat();
+        assert_eq!(Mail::seen(&arrived), Seen::Whole(Mail::of(content)));
+        assert_ne!(
+            Mail::of(content),
+            Mail::of(b"Subject: other\r\n\r\nTEXT\r\n")
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! inside, whole; nothing came twice over the hop from relay to puller; nothing is left over.
 //!
 //! * [`ledger`]: who was told what;
-//! * `load`, `corporate`: the two ends that write it;
+//! * `load`, `source`, `corporate`: the two ends that write it;
 //! * `parties`: the programs between them;
 //! * [`boundary`], [`tracer`]: the steps of a promise, and how a program is killed at one;
 //! * `kills`: who dies when.
@@ -24,6 +24,7 @@ mod load;
 mod mail;
 mod parties;
 mod report;
+mod source;
 pub mod tracer;
 
 use std::path::{Path, PathBuf};
@@ -65,8 +66,10 @@ pub struct Options {
     pub time_max: Option<Duration>,
     /// What the chances follow from.
     pub seed: u64,
-    /// Sessions that send.
+    /// Sessions that send, and mix sizes, domains and framings.
     pub senders: usize,
+    /// `smtp-source`, for twenty sessions more.
+    pub smtp_source: Option<PathBuf>,
     /// Where its folder is made.
     pub parent: PathBuf,
     /// Keeps the folder even when all is well.
@@ -128,9 +131,13 @@ fn campaign(options: &Options, folder: &Path, mut progress: impl FnMut(&Kills)) 
     let parties = Parties::set_up(folder, [&targets[0], &targets[1]]);
     let reader = Reader::start(&inbox, Arc::clone(&ledger), maildir);
     let relay = parties.relay().smtp_address();
+    let mut load = Load::start(options.senders, relay, &ledger, &mut random);
+    if let Some(program) = &options.smtp_source {
+        load.add_sources(program, relay, &ledger);
+    }
     let mut killer = Killer {
         parties,
-        load: Load::start(options.senders, relay, &ledger, &mut random),
+        load,
         ledger: Arc::clone(&ledger),
         random,
         tracer: can_trace(&options.tracer).then_some(&*options.tracer),

@@ -161,9 +161,13 @@ impl Report {
 }
 
 /// The ledger's lines.
-fn rows(counts: &Counts) -> [(&'static str, u64); 9] {
+fn rows(counts: &Counts) -> [(&'static str, u64); 10] {
     [
         ("acknowledged", counts.acknowledged),
+        (
+            "  of these to smtp-source",
+            counts.acknowledged_to_smtp_source,
+        ),
         ("delivered", counts.delivered),
         ("lost", counts.lost()),
         ("duplicates over the hop", counts.duplicates_over_the_hop),
