@@ -76,8 +76,7 @@ impl<'s> Settlements<'s> {
 
     /// The puller judged a delivery.
     pub(super) async fn judged(&mut self, lease: Lease, judged: Judged, began: Instant) {
-        self.log_already(&lease, &judged, began.elapsed());
-        self.log_delivered(&lease, &judged.outcomes, began.elapsed());
+        self.log_inside(&lease, &judged, began.elapsed());
         let outcomes = judged.outcomes;
         let standing = if leaves_again(&lease) {
             Standing::Open
@@ -219,22 +218,19 @@ impl<'s> Settlements<'s> {
         }
     }
 
-    fn log_delivered(&self, delivery: &Delivery, outcomes: &[Outcome], delay: Duration) {
-        if is_delivered(outcomes) {
-            info!(
-                session = %self.puller.session, account = self.puller.account, delivery_id = %delivery.id,
-                domain = %delivery.domain, size = delivery.size, ?delay, "delivered"
-            );
-        }
-    }
-
-    /// The `250` to an earlier attempt was lost on its way (OWN-5).
-    fn log_already(&self, delivery: &Delivery, judged: &Judged, delay: Duration) {
+    /// Logs what is inside: from now on, or since an earlier attempt whose `250` was lost on its way (OWN-5).
+    fn log_inside(&self, delivery: &Delivery, judged: &Judged, delay: Duration) {
+        let of = delivery.recipients.len();
         if judged.already > 0 {
             info!(
                 session = %self.puller.session, account = self.puller.account, delivery_id = %delivery.id,
-                domain = %delivery.domain, recipients = judged.already, of = delivery.recipients.len(), ?delay,
-                "already delivered"
+                domain = %delivery.domain, recipients = judged.already, of, ?delay, "already delivered"
+            );
+        }
+        if judged.already < of && is_delivered(&judged.outcomes) {
+            info!(
+                session = %self.puller.session, account = self.puller.account, delivery_id = %delivery.id,
+                domain = %delivery.domain, size = delivery.size, ?delay, "delivered"
             );
         }
     }
