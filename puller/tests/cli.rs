@@ -184,3 +184,53 @@ fn nobody_at_the_relay_is_69() {
     let output = puller(folder.path(), &["-c", "puller.toml", "pull"]);
     assert_eq!(code(&output), 69, "{}", text(&output.stderr));
 }
+
+/// What it cannot write down it does not ask for, and it says so in one line.
+#[test]
+fn a_journal_that_is_none_is_refused() {
+    let folder = set_up();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).expect("a directory");
+    fs::write(data.join("journal.db"), "not a database\n".repeat(500)).expect("a file");
+    for command in ["pull", "run"] {
+        let refused = puller(folder.path(), &["-c", "puller.toml", command]);
+        assert_eq!(code(&refused), 1, "{command}");
+        let said = text(&refused.stderr);
+        let errors: Vec<_> = said
+            .lines()
+            .filter(|line| line.starts_with("error: "))
+            .collect();
+        assert_eq!(errors.len(), 1, "{said}");
+        assert!(
+            errors[0].contains("data/journal.db: damaged or not a journal"),
+            "{said}"
+        );
+    }
+    let status = puller(folder.path(), &["-c", "puller.toml", "status"]);
+    let shown = text(&status.stdout);
+    assert!(shown.contains("ALARM journal: "), "{shown}");
+    let checked = puller(folder.path(), &["-c", "puller.toml", "check"]);
+    let shown = text(&checked.stdout);
+    assert!(
+        shown.contains("journal") && shown.contains("damaged"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn the_first_pull_makes_the_journal() {
+    let folder = set_up();
+    let status = || {
+        let output = puller(folder.path(), &["-c", "puller.toml", "status", "--json"]);
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("a document")
+    };
+    assert!(status()["journal"].is_null());
+    let pulled = puller(folder.path(), &["-c", "puller.toml", "pull"]);
+    assert_eq!(code(&pulled), 71, "{}", text(&pulled.stderr));
+    assert_eq!(status()["journal"]["entries"], 0);
+    // A dry run writes nothing down.
+    let folder = set_up();
+    let pulled = puller(folder.path(), &["-c", "puller.toml", "pull", "--dry-run"]);
+    assert_eq!(code(&pulled), 71, "{}", text(&pulled.stderr));
+    assert!(!folder.path().join("data/journal.db").exists());
+}

@@ -128,6 +128,37 @@ fn target(maildir: &Path) -> String {
     format!("maildir:{}", maildir.display())
 }
 
+/// The daemon and cron, or two crons that overlap: they share a journal, and the deliveries that the one has in hand
+/// the other waits for.
+// covers: R-DUP
+#[test]
+fn two_processes_that_pull_at_once_make_no_duplicate() {
+    const DOMAINS: usize = 4;
+    const EACH: usize = 20;
+    let inside = Inside::smtp();
+    let (mut world, line) = world(&inside.target(), DOMAINS, 1);
+    for session in 0..DOMAINS {
+        let to = format!("ann@{}", domain(session));
+        let messages: Vec<_> = (0..EACH)
+            .map(|number| Message::new(&to, content(session, number)))
+            .collect();
+        world.send(&messages);
+    }
+    for pulls in 0.. {
+        assert!(pulls < 8 * EACH, "{:#?}", world.relay.queue_lines());
+        world.puller.begin_pull();
+        let codes = [world.puller.pull().code, world.puller.pulled()];
+        if codes == [0, 0] && is_empty(&world) {
+            break;
+        }
+    }
+    assert_eq!(line.lost().len(), DOMAINS * EACH);
+    let arrived = inside.messages();
+    let counts = counted(arrived.iter().map(|message| message.content.as_slice()));
+    assert_eq!(counts.len(), DOMAINS * EACH);
+    assert!(counts.values().all(|count| *count == 1));
+}
+
 /// LMTP takes recipients one by one: each of them has it once, though every answer is lost twice and the relay offers
 /// everybody again.
 // covers: R-DUP, R2033-1, OWN-9
