@@ -24,6 +24,48 @@ impl Dovecot {
     /// When it does not come up.
     #[must_use]
     pub fn start() -> Option<Self> {
+        Self::start_with(|folder| {
+            format!(
+                "userdb {{
+  driver = static
+  args = uid={NOBODY} gid={NOBODY} home={folder}/mail/%n allow_all_users=yes
+}}"
+            )
+        })
+    }
+
+    /// Starts one that takes mail for these users only, each with a quota where a number of octets is given; nothing
+    /// when Dovecot is not installed.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn for_users(users: &[(&str, Option<u64>)]) -> Option<Self> {
+        let line = |(name, quota): &(&str, Option<u64>)| {
+            let rule = quota.map(|octets| format!("userdb_quota_rule=*:bytes={octets}"));
+            format!("{name}:::::::{}\n", rule.unwrap_or_default())
+        };
+        let lines: String = users.iter().map(line).collect();
+        Self::start_with(|folder| {
+            std::fs::write(format!("{folder}/users"), lines).expect("users");
+            format!(
+                "userdb {{
+  driver = passwd-file
+  args = username_format=%n {folder}/users
+  override_fields = uid={NOBODY} gid={NOBODY} home={folder}/mail/%n
+}}
+protocol lmtp {{
+  mail_plugins = quota
+}}
+plugin {{
+  quota = count:User quota
+  quota_vsizes = yes
+}}"
+            )
+        })
+    }
+
+    fn start_with(users: impl FnOnce(&str) -> String) -> Option<Self> {
         use std::os::unix::fs::PermissionsExt as _;
 
         let program = Software::Dovecot.find()?;
@@ -38,7 +80,9 @@ impl Dovecot {
         std::os::unix::fs::chown(&mail, Some(NOBODY), Some(NOBODY)).expect("chown");
         let port = Port::reserve();
         let config = folder.path().join("dovecot.conf");
-        std::fs::write(&config, configuration(folder.path(), &port)).expect("dovecot.conf");
+        let users = users(&folder.path().display().to_string());
+        let text = configuration(folder.path(), &port, &users);
+        std::fs::write(&config, text).expect("dovecot.conf");
 
         let log = folder.path().join("stderr");
         let mut command = Command::new(program);
@@ -77,11 +121,16 @@ impl Dovecot {
     /// What it has delivered to a user, with CRLF line ends.
     #[must_use]
     pub fn delivered(&self, user: &str) -> Vec<Vec<u8>> {
-        let inbox = self.folder.path().join("mail").join(user).join("Maildir");
-        maildir(&inbox)
+        maildir(&self.home(user).join("Maildir"))
             .iter()
             .map(|content| with_crlf(content))
             .collect()
+    }
+
+    /// The home of a user, which is made with the first mail.
+    #[must_use]
+    pub fn home(&self, user: &str) -> PathBuf {
+        self.folder.path().join("mail").join(user)
     }
 
     /// Its log.
@@ -95,7 +144,7 @@ impl Dovecot {
 const NOBODY: u32 = 65_534;
 
 /// Its disk is not what is tested: it need not wait for it.
-fn configuration(folder: &Path, port: &Port) -> String {
+fn configuration(folder: &Path, port: &Port, users: &str) -> String {
     let base: PathBuf = folder.join("run");
     let (folder, base) = (folder.display(), base.display());
     let number = port.number();
@@ -120,10 +169,7 @@ passdb {{
   driver = static
   args = nopassword=y
 }}
-userdb {{
-  driver = static
-  args = uid={NOBODY} gid={NOBODY} home={folder}/mail/%n allow_all_users=yes
-}}
+{users}
 service lmtp {{
   process_min_avail = 1
   unix_listener lmtp {{
