@@ -47,13 +47,14 @@ impl Expiry {
             if let Err(error) = self.give_up(domain, shutdown).await {
                 error!(domain = %domain.name, %error, "cannot give up mail whose time is over; it waits");
             }
-            match self.store.forget(&domain.name, domain.keep_failed).await {
-                Ok(0) => {}
-                Ok(deliveries) => info!(
+            let forget = self.store.forget(&domain.name, domain.keep_failed);
+            match shutdown.run_until_cancelled(forget).await {
+                None | Some(Ok(0)) => {}
+                Some(Ok(deliveries)) => info!(
                     domain = %domain.name, deliveries, keep = show_duration(domain.keep_failed),
                     "failed and expired mail was kept long enough, and is removed"
                 ),
-                Err(error) => {
+                Some(Err(error)) => {
                     error!(domain = %domain.name, %error, "cannot remove mail that failed; it is kept");
                 }
             }

@@ -286,13 +286,11 @@ fn describe(shown: &Shown, now: Timestamp) -> String {
         .map(|(state, number)| format!("{number} {state}"))
         .collect();
     let mut queue = counted(total.messages, "delivery", "deliveries");
+    if total.messages > 0 {
+        queue += &format!(" ({}), {}", states.join(", "), size(total.bytes));
+    }
     if let Some(oldest) = total.oldest {
-        queue += &format!(
-            " ({}), {}, the oldest {}",
-            states.join(", "),
-            size(total.bytes),
-            since(oldest, now)
-        );
+        queue += &format!(", the oldest waits for {}", since(oldest, now));
     }
     lines.extend([("accounts", accounts), ("queue", queue)]);
     let lines: Vec<_> = lines

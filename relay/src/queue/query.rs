@@ -129,7 +129,7 @@ pub struct DomainTotal {
     pub messages: u64,
     /// Octets of their messages.
     pub bytes: u64,
-    /// When the oldest was accepted.
+    /// When the oldest that waits to be pulled was accepted.
     pub oldest: Option<Timestamp>,
     /// Deliveries by state; a leased one counts as what it is underneath.
     pub queued: u64,

@@ -21,11 +21,12 @@ pub(in super::super) fn totals(
         let amounts = State::STORED.map(|state| catalog.amount(*domain, state));
         let [queued, deferred, held, failed, expired] =
             amounts.map(|amount| amount.deliveries.cast_unsigned());
-        let mut oldest_of_all = None;
-        for state in State::STORED {
+        let mut oldest_waiting = None;
+        // What an admin holds, and what has ended, may become as old as it likes.
+        for state in [State::Queued, State::Deferred] {
             if catalog.amount(*domain, state).deliveries > 0 {
                 let oldest = oldest(connection, *domain, state)?;
-                oldest_of_all = [oldest, oldest_of_all].into_iter().flatten().min();
+                oldest_waiting = [oldest, oldest_waiting].into_iter().flatten().min();
             }
         }
         totals.push(DomainTotal {
@@ -35,7 +36,7 @@ pub(in super::super) fn totals(
                 .iter()
                 .map(|amount| amount.octets.cast_unsigned())
                 .sum(),
-            oldest: oldest_of_all,
+            oldest: oldest_waiting,
             queued,
             deferred,
             held,

@@ -306,7 +306,14 @@ async fn totals_are_right_after_everything_and_survive_a_restart() {
             (counted.messages, counted.bytes),
             (total.messages, total.bytes)
         );
-        assert_eq!(total.oldest, Some(world.items(filter).await[0].received_at));
+        let items = world.items(filter).await.into_iter();
+        let mut waiting =
+            items.filter(|item| matches!(item.state, State::Queued | State::Deferred));
+        let oldest = waiting.next().map(|item| item.received_at);
+        assert_eq!(
+            total.oldest, oldest,
+            "what is held or has failed counts not"
+        );
     }
 }
 
