@@ -60,6 +60,7 @@ fn database(source: &Path, target: &Path, watch: Watch<'_>) -> Result<(), Backup
         .map_err(failed(target))?;
     let backup = Backup::new(&from, &mut to).map_err(failed(target))?;
     let mut busy = 0;
+    say(watch, Phase::Database, 0, 1)?;
     loop {
         match backup.step(PAGES_A_STEP).map_err(failed(target))? {
             StepResult::Done => break,

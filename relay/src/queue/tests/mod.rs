@@ -2,10 +2,12 @@
 
 mod admin;
 mod ageing;
+mod backup;
 mod content;
 mod depth;
 mod flow;
 mod opening;
+mod salvage;
 mod trouble;
 
 use std::collections::HashSet;
