@@ -1,5 +1,5 @@
 //! Faults of the system below the programs, made on order: a call that fails, a disk that is full, descriptors that
-//! are used up, a database that somebody else has locked. And the ledger that says what came of the mail.
+//! are used up, a database that somebody else has locked, a wall clock that jumps. And the ledger that says what came of the mail.
 //!
 //! Single calls are made to fail by `strace`, which is attached to the running program and leaves it again: the fault
 //! ends, and the program goes on without a restart.
@@ -13,12 +13,14 @@
 //! assert!(injected.end().hits() > 0);
 //! ```
 
+mod clock;
 mod descriptors;
 mod disk;
 mod inject;
 mod ledger;
 mod table;
 
+pub use clock::WallClock;
 pub use descriptors::Descriptors;
 pub use disk::{Disk, Lock};
 pub use inject::{Call, Fault, Injected, Trace};

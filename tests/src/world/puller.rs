@@ -95,6 +95,7 @@ impl PullerSetup {
         settings.write(&config);
         Puller {
             process: None,
+            environment: Vec::new(),
             program: program(PULLER),
             folder,
             config,
@@ -107,6 +108,7 @@ impl PullerSetup {
 pub struct Puller {
     process: Option<Process>,
     program: PathBuf,
+    environment: Vec<(String, String)>,
     folder: PathBuf,
     config: PathBuf,
 }
@@ -202,7 +204,13 @@ impl Puller {
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--config").arg(&self.config);
+        command.envs(self.environment.iter().cloned());
         command
+    }
+
+    /// Sets variables of its environment, from its next start on and for every command.
+    pub fn set_environment(&mut self, variables: Vec<(String, String)>) {
+        self.environment = variables;
     }
 
     /// The folder of its configuration.

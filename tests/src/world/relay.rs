@@ -43,6 +43,7 @@ impl Tls {
 #[derive(Debug)]
 pub struct Relay {
     process: Option<Process>,
+    environment: Vec<(String, String)>,
     folder: PathBuf,
     config: PathBuf,
     tls: Tls,
@@ -71,6 +72,7 @@ impl Relay {
         let text = |key: &str| made[key].as_str().expect(key).to_owned();
         let relay = Self {
             process: None,
+            environment: Vec::new(),
             config: PathBuf::from(text("config")),
             pin: text("pin"),
             tls,
@@ -193,7 +195,13 @@ impl Relay {
     pub fn command(&self) -> Command {
         let mut command = Command::new(program(RELAY));
         command.arg("--config").arg(&self.config);
+        command.envs(self.environment.iter().cloned());
         command
+    }
+
+    /// Sets variables of its environment, from its next start on and for every command.
+    pub fn set_environment(&mut self, variables: Vec<(String, String)>) {
+        self.environment = variables;
     }
 
     /// Runs a command of its command line.
