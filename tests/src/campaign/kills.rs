@@ -76,6 +76,10 @@ impl Killer<'_> {
         self.undirect();
         let sprang = sprang?;
         self.kills.trapped(boundary, side, sprang);
+        let (name, victim_name) = (boundary.name(), victim.name());
+        let outcome = if sprang { "killed" } else { "missed" };
+        self.ledger
+            .note(&format!("{outcome} {side} {name}: {victim_name}"));
         if sprang {
             self.bury(victim, from);
             self.kills.count(&[victim]);
@@ -235,6 +239,7 @@ impl Killer<'_> {
     }
 
     fn died(&self, who: Who, from: Instant) {
+        self.ledger.note(&format!("killed: {}", who.name()));
         if let Some(target) = who.target() {
             self.ledger.puller_killed(target, from, SESSIONS);
         }

@@ -2,8 +2,13 @@
 //! corporate side, and what must not be between the two.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use jiff::Timestamp;
 
 use super::mail::Mail;
 
@@ -55,6 +60,8 @@ impl Counts {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     state: Mutex<State>,
+    /// What happened when, to be read beside the logs of the programs.
+    chronicle: Option<File>,
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +125,22 @@ impl Target {
 }
 
 impl Ledger {
+    /// One that writes down what happened when.
+    pub(super) fn with_chronicle(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            chronicle: Some(File::create(path)?),
+            ..Self::default()
+        })
+    }
+
+    /// Writes down what happened.
+    pub(super) fn note(&self, text: &str) {
+        if let Some(mut file) = self.chronicle.as_ref() {
+            // It helps to understand what went wrong, and is no part of the proof.
+            writeln!(file, "{} {text}", Timestamp::now()).ok();
+        }
+    }
+
     /// A sender begins to send.
     pub(super) fn sent(&self, mail: Mail, targets: &[Target]) {
         let mut entry = Entry::default();
@@ -155,6 +178,11 @@ impl Ledger {
             return;
         };
         let before = place.replace(copy.at);
+        if let Some(before) = before {
+            let (age, target) = (copy.at - before, copy.target.name());
+            let text = format!("another copy of {number} ({queue_id}) at {target} after {age:?}");
+            self.note(&text);
+        }
         state.outstanding[index] -= usize::from(acknowledged && before.is_none());
         if !copy.is_whole {
             state.counts[index].changed += 1;

@@ -120,7 +120,7 @@ pub fn can_trace(tracer: &Path) -> bool {
 
 fn campaign(options: &Options, folder: &Path, mut progress: impl FnMut(&Kills)) -> Result<Report> {
     let begun = Instant::now();
-    let ledger = Arc::<Ledger>::default();
+    let ledger = Arc::new(Ledger::with_chronicle(&folder.join("campaign.log"))?);
     let mut random = Rng::with_seed(options.seed);
     let journals =
         Target::ALL.map(|target| Journal(parties::data_folder(folder, target).join("journal.db")));
