@@ -68,7 +68,7 @@ pub async fn run(
         config: config.clone(),
         status,
         journal,
-        traffic: Traffic::default(),
+        traffic: Traffic::shared(&config.data_dir),
         relays: BTreeMap::new(),
         tasks: JoinSet::new(),
         stop: stop.clone(),

@@ -62,7 +62,7 @@ impl PullCommand {
         let outcome = runtime.block_on(async {
             let stop = stop_on_signals()?;
             let mut pulls = pulls(&config, &relays, &stop)?;
-            let reports = Reports::load(&config, &Traffic::default())?;
+            let reports = Reports::load(&config, &Traffic::shared(&config.data_dir))?;
             // Last: what is wrong with the files leaves nothing behind.
             let status = StatusFiles::open(&config.data_dir)?;
             if self.dry_run {

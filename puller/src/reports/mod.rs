@@ -13,19 +13,14 @@ mod status;
 mod switch;
 #[cfg(test)]
 mod testing;
-
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+mod traffic;
 
 use atrn_shared::config::ConfigErrors;
 
 use crate::config::PullerConfig;
 use crate::handover::Setup;
-use rate::{Ticket, Window};
 pub(crate) use switch::Switch;
-
-/// A smart host that was not to be had is left alone for so long: mail for inside waits behind every attempt.
-const AFTER_FAILURE: Duration = Duration::from_secs(60);
+pub use traffic::Traffic;
 
 /// What a session needs for reports to senders outside.
 #[derive(Clone, Debug)]
@@ -33,20 +28,6 @@ pub struct Reports {
     setup: Setup,
     max_per_hour: u32,
     traffic: Traffic,
-}
-
-/// What all sessions of a process know together about the reports that left.
-#[derive(Clone, Debug)]
-pub struct Traffic {
-    began: Instant,
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    window: Window,
-    /// When the smart host was last found out of reach.
-    failed_at: Option<Duration>,
 }
 
 impl Reports {
@@ -69,47 +50,6 @@ impl Reports {
     #[must_use]
     pub fn setup(&self) -> &Setup {
         &self.setup
-    }
-}
-
-impl Default for Traffic {
-    fn default() -> Self {
-        Self {
-            began: Instant::now(),
-            state: Arc::default(),
-        }
-    }
-}
-
-impl Traffic {
-    fn is_open(&self, max_per_hour: u32) -> bool {
-        self.with(|state, now| state.window.is_open(now, max_per_hour))
-    }
-
-    fn take(&self, max_per_hour: u32) -> Option<Ticket> {
-        self.with(|state, now| state.window.take(now, max_per_hour))
-    }
-
-    fn give_back(&self, ticket: Ticket) {
-        self.with(|state, _| state.window.give_back(ticket));
-    }
-
-    fn note_failure(&self) {
-        self.with(|state, now| state.failed_at = Some(now));
-    }
-
-    fn is_worth_a_try(&self) -> bool {
-        self.with(|state, now| {
-            state
-                .failed_at
-                .is_none_or(|failed_at| now >= failed_at + AFTER_FAILURE)
-        })
-    }
-
-    fn with<T>(&self, look: impl FnOnce(&mut State, Duration) -> T) -> T {
-        // Counters: a panic elsewhere leaves them as good as they were.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        look(&mut state, self.began.elapsed())
     }
 }
 

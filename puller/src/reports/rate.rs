@@ -2,23 +2,45 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Minutes that are counted one by one. One more than an hour has, so that no sixty minutes, wherever they begin, hold
 /// more than is allowed.
 const MINUTES: usize = 61;
 
 /// What was let through in the last hour.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(try_from = "Counts")]
 pub(super) struct Window {
-    /// By minute, in a ring.
-    counts: [u32; MINUTES],
+    /// By minute, in a ring; always so many.
+    counts: Vec<u32>,
     /// The minute that was counted last.
     latest: u64,
+}
+
+/// What a file says; as many counts as it likes.
+#[derive(Deserialize)]
+struct Counts {
+    counts: Vec<u32>,
+    latest: u64,
+}
+
+impl TryFrom<Counts> for Window {
+    type Error = &'static str;
+
+    fn try_from(Counts { counts, latest }: Counts) -> Result<Self, Self::Error> {
+        if counts.len() == MINUTES {
+            Ok(Self { counts, latest })
+        } else {
+            Err("not a count for each minute")
+        }
+    }
 }
 
 impl Default for Window {
     fn default() -> Self {
         Self {
-            counts: [0; MINUTES],
+            counts: vec![0; MINUTES],
             latest: 0,
         }
     }
@@ -37,15 +59,17 @@ impl Window {
         if !self.is_open(now, max_per_hour) {
             return None;
         }
-        *self.count(self.latest) += 1;
+        let count = self.count(self.latest);
+        *count = count.saturating_add(1);
         Some(Ticket(self.latest))
     }
 
     /// What was counted did not leave after all.
     pub(super) fn give_back(&mut self, ticket: Ticket) {
         let Ticket(minute) = ticket;
-        if self.latest - minute < MINUTES as u64 {
-            *self.count(minute) -= 1;
+        if self.latest.saturating_sub(minute) < MINUTES as u64 {
+            let count = self.count(minute);
+            *count = count.saturating_sub(1);
         }
     }
 

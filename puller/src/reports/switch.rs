@@ -183,7 +183,7 @@ impl Switch {
             Err(reason) => return Verdict::ours(no_report(&reason)),
         };
         let reports = outside.reports().clone();
-        let Some(ticket) = reports.traffic.take(reports.max_per_hour) else {
+        let Some(ticket) = reports.traffic.take(reports.max_per_hour).await else {
             return Verdict::ours(too_many());
         };
         let (id, now) = (identifier(), Zoned::now());
@@ -197,7 +197,7 @@ impl Switch {
         if verdict.reply.is_positive() {
             info!(target = %reports.setup.target(), %id, size = content.len(), "a report left");
         } else if verdict.reply.is_transient() {
-            reports.traffic.give_back(ticket);
+            reports.traffic.give_back(ticket).await;
         }
         verdict
     }
