@@ -64,7 +64,7 @@ fn three_mails_and_two_pullers() {
 // covers: OWN-4, OWN-5, OWN-6, R-DUP
 #[test]
 fn faults_upon_faults() {
-    search("one mail", model(&[2], &TWO_PULLERS, 3, 2));
+    search("one mail", model(&[2], &TWO_PULLERS, 2, 1));
 }
 
 // covers: OWN-4, OWN-5, R-DUP
