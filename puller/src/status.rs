@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use atrn_shared::cli::{ExitCode, Failure};
+use atrn_shared::directory;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -98,7 +99,7 @@ impl StatusFiles {
     pub fn open(data_dir: &Path) -> Result<Self, Failure> {
         let files = Self::look(data_dir);
         let probe = files.folder.join(".probe");
-        let outcome = fs::create_dir_all(&files.folder)
+        let outcome = directory::make_durable(&files.folder)
             .and_then(|()| File::create(&probe))
             .and_then(|_| fs::remove_file(&probe).or_else(gone));
         outcome.map_err(|error| {

@@ -5,11 +5,12 @@
 //! - [`sasl`]: the mechanisms of AUTH as steps, both sides, without I/O
 //! - [`wire`]: the one place where bytes meet a stream; [`dialogue`] drives the sending side over it
 //! - [`tls`], [`secret`]: certificates and pins, values that do not print themselves
-//! - [`config`], [`log`], [`cli`], [`steady`]: what both programs share as programs
+//! - [`config`], [`log`], [`cli`], [`directory`], [`steady`]: what both programs share as programs
 
 pub mod cli;
 pub mod config;
 pub mod dialogue;
+pub mod directory;
 pub mod log;
 pub mod odmr;
 pub mod sasl;

@@ -7,13 +7,14 @@
 //! the file and the journal. (The format lets a name be anything without a colon that does not begin with a dot.)
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use atrn_shared::directory;
 use atrn_shared::smtp::parameter::DeliveryId;
 use atrn_shared::smtp::reply::Reply;
 use aws_lc_rs::digest;
@@ -148,11 +149,14 @@ impl Maildir {
 
 impl Folder {
     fn prepare(&self) -> io::Result<()> {
-        for name in ["tmp", "new", "cur"] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(self.path.join(name))?;
+        // All that will be synced below them is lost with them.
+        for path in [
+            &self.path,
+            &self.path.join("tmp"),
+            &self.path.join("new"),
+            &self.path.join("cur"),
+        ] {
+            directory::make_durable(path)?;
         }
         // Whether it can be written shows only when it is.
         self.create().map(drop)
@@ -192,13 +196,14 @@ impl Folder {
             None => (new.join(own_name), false),
         };
         if is_there || place.try_exists()? {
-            // It was whole when it got its name; that the name stays is certain only now.
-            return sync_directory(&new);
+            // It was whole when it got its name; that the name stays, here or where a reader put it, is certain only now.
+            directory::sync(&self.path.join("cur"))?;
+            return directory::sync(&new);
         }
         unfinished.file.sync_all()?;
         fs::rename(&unfinished.path, &place)?;
         unfinished.is_kept = true;
-        sync_directory(&new).inspect_err(|_| {
+        directory::sync(&new).inspect_err(|_| {
             // A sync that comes later could succeed and still not mean this name. The message is not taken, so it is
             // not there; the next attempt begins with a file of its own.
             let _ = fs::remove_file(&place);
@@ -274,10 +279,6 @@ fn fingerprint(name: &str) -> Fingerprint {
         .first_chunk()
         .copied()
         .expect("SHA-256 has 32 octets")
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 async fn blocking<T: Send + 'static>(

@@ -22,13 +22,13 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{DirBuilder, File, TryLockError};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 
+use atrn_shared::directory;
 use atrn_shared::smtp::address::Domain;
 use jiff::Timestamp;
 use rusqlite::Connection;
@@ -381,20 +381,9 @@ fn claimed_content(
 /// Makes the directories of a queue, readable by nobody else: it is other people's mail.
 fn make_directories(data_dir: &Path) -> Result<(), OpenError> {
     for path in [data_dir, &data_dir.join("spool")] {
-        let mut builder = DirBuilder::new();
-        let made = builder.recursive(true).mode(0o700).create(path);
-        made.map_err(|error| OpenError::io(path, error))?;
-        // A directory is there after a power failure only if its parent knows it.
-        sync_parent(path).map_err(|error| OpenError::io(path, error))?;
+        directory::make_durable(path).map_err(|error| OpenError::io(path, error))?;
     }
     Ok(())
-}
-
-fn sync_parent(path: &Path) -> std::io::Result<()> {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => File::open(parent)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
