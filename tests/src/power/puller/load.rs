@@ -62,6 +62,9 @@ pub fn record(strace: &Path, folder: &Path, seed: u64, size: Size) -> (Recording
             &mut chance,
         );
     }
+    let offered = book.offers().len();
+    let taken = book.taken();
+    assert_eq!(taken, offered, "messages taken\n{}", traced.log());
     let recording = traced.into_recording();
     let promises = book.promises(&recording);
     (recording, promises)
@@ -100,9 +103,13 @@ fn one(
         } else {
             usize::MAX / 2
         };
-    let work: Vec<Vec<usize>> = (0..listeners.len())
-        .map(|relay| numbers(relay, messages, book, chance))
-        .collect();
+    for _ in 0..RELAYS * messages {
+        let mut offers = book.offers();
+        let offer = new(offers.len(), chance);
+        offers.push(offer);
+    }
+    let work = (0..listeners.len()).map(|relay| numbers(relay, book, chance));
+    let work: Vec<Vec<usize>> = work.collect();
     let over = AtomicBool::new(false);
     let over = &over;
     traced.start(&command, inject.as_deref(), || true);
@@ -130,24 +137,12 @@ fn one(
     });
 }
 
-/// New messages, what is left of the runs before, and some that were taken already.
-fn numbers(relay: usize, messages: usize, book: &Book, chance: &mut Rng) -> Vec<usize> {
-    let mut offers = book.offers();
-    let mut numbers: Vec<usize> = (0..offers.len())
-        // Each message has its relay.
-        .filter(|number| number % RELAYS == relay)
-        .filter(|number| offers[*number].taken.is_empty() || chance.u8(..4) == 0)
-        .collect();
-    for _ in 0..messages {
-        while offers.len() % RELAYS != relay {
-            let offer = new(offers.len(), chance);
-            offers.push(offer);
-        }
-        numbers.push(offers.len());
-        let offer = new(offers.len(), chance);
-        offers.push(offer);
-    }
-    numbers
+/// What a relay offers: all of its messages that are not taken yet, and some that were.
+fn numbers(relay: usize, book: &Book, chance: &mut Rng) -> Vec<usize> {
+    let offers = book.offers();
+    let own = (relay..offers.len()).step_by(RELAYS);
+    own.filter(|number| offers[*number].taken.is_empty() || chance.u8(..4) == 0)
+        .collect()
 }
 
 fn listener() -> TcpListener {
@@ -163,7 +158,9 @@ fn install(folder: &Path, disk: &Path, listeners: &[TcpListener]) -> Puller {
     let target = format!("maildir:{}", disk.join("mail").display());
     let setup = PullerSetup::new(ACCOUNT, &[DOMAIN], &target);
     let data = disk.join("data").display().to_string();
-    let setup = setup.setting("data_dir", data);
+    let setup = setup
+        .setting("data_dir", data)
+        .setting("relay.weakest_mechanism", "CRAM-MD5");
     let puller = setup.install_for(
         folder,
         &addresses[0],
@@ -176,7 +173,8 @@ fn install(folder: &Path, disk: &Path, listeners: &[TcpListener]) -> Puller {
     for (number, address) in addresses.iter().enumerate().skip(1) {
         let text = format!(
             "[[relay]]\nname = \"more-{number}\"\naddress = \"{address}\"\ntls = \"off\"\naccount = \"{ACCOUNT}\"\n\
-             secret_file = \"../relay.secret\"\ndomains = [\"{DOMAIN}\"]\nmode = \"poll\"\n"
+             secret_file = \"../relay.secret\"\ndomains = [\"{DOMAIN}\"]\nmode = \"poll\"\n\
+             weakest_mechanism = \"CRAM-MD5\"\n"
         );
         std::fs::write(more.join(format!("{number}.toml")), text).expect("a configuration file");
     }

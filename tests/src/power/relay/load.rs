@@ -72,6 +72,11 @@ pub fn record(strace: &Path, folder: &Path, seed: u64, size: Size) -> (Recording
     world.drain();
     world.traced.stop();
     let recording = world.traced.into_recording();
+    let taken = world.book.accepted();
+    assert!(
+        taken >= SENDERS * size.messages,
+        "only {taken} messages were accepted"
+    );
     let promises = world.book.promises(&recording);
     (recording, promises)
 }
