@@ -7,25 +7,23 @@
 //! A delivery that the relay names (XDELIVERYID) is ours to hand over from MAIL on, and in the journal before its `250`
 //! goes out (R-DUP). What is there already is not passed on again.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
-use atrn_shared::smtp::extension::Extensions;
-use atrn_shared::smtp::limits::{HEADER_OCTETS, RECEIVED_FIELDS};
 use atrn_shared::smtp::pace;
-use atrn_shared::smtp::parameter::{DeliveryId, MailParameters, RcptParameters};
-use atrn_shared::smtp::reply::{ALREADY_DELIVERED, Reply};
-use atrn_shared::smtp::server::{Config, Event, Framing, Hello, HelloKind, Server, Summary, Tls};
+use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
+use atrn_shared::smtp::reply::Reply;
+use atrn_shared::smtp::server::{Event, Framing, Hello, HelloKind, Server, Summary, Tls};
 use atrn_shared::smtp::trace::Trace;
 use atrn_shared::wire::{Wire, WireError};
 use jiff::Zoned;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
 
 use crate::config::Limits;
 use crate::handover::{Group, Handover, Verdict, Verdicts};
-use crate::journal::{Begun, Journal, JournalError};
+use crate::journal::{Journal, JournalError};
 use crate::reports::{Reports, Switch};
 
 /// Silence within content (R5321-47).
@@ -34,12 +32,12 @@ const DATA_TIMEOUT: Duration = Duration::from_secs(3 * 60);
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A session that goes on and on is begun anew some time, between two messages.
 const SESSION_TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// A delivery that another session has in hand is waited for: mostly the relay lost that session, and its target is
-/// about to answer. The relay itself waits five minutes for the answer to MAIL (R5321-41).
-const IN_HAND_PATIENCE: Duration = Duration::from_secs(30);
 
+mod delivery;
 mod message;
+mod offer;
 
+use delivery::already_delivered;
 pub use message::Tally;
 use message::{Content, Message};
 
@@ -146,7 +144,7 @@ impl<'t> Session<'t> {
             Tls::Unavailable
         };
         Self {
-            server: Server::new(Arc::new(machine(terms, &handover)), tls),
+            server: Server::new(Arc::new(offer::machine(terms, &handover)), tls),
             terms,
             wire,
             handover: Switch::new(handover, terms),
@@ -242,44 +240,14 @@ impl<'t> Session<'t> {
         // What was refused from here on concerns this message.
         drop(self.server.take_refusals());
         if let Some(id) = &parameters.delivery_id {
-            match self.begin(id).await? {
-                Ok(Begun::Fresh(claim)) => self.message.claim = Some(claim),
-                Ok(Begun::InHand) => {
-                    self.refuse_sender(Reply::new(
-                        451,
-                        "4.3.0",
-                        "Another session has this delivery in hand",
-                    ));
-                    return Ok(());
-                }
-                Ok(Begun::Taken) => {
-                    let Terms { relay, session, .. } = self.terms;
-                    info!(%relay, %session, delivery_id = %id, "already delivered");
-                    self.server.answer(already_delivered("2.0.0"));
-                    return Ok(());
-                }
-                Err(error) => {
-                    self.refuse_sender(Reply::new(451, "4.3.0", "Mail cannot be taken now"));
-                    self.journal_lost(error);
-                    return Ok(());
-                }
+            match self.claim(id).await? {
+                ControlFlow::Continue(claim) => self.message.claim = Some(claim),
+                ControlFlow::Break(()) => return Ok(()),
             }
         }
         self.group.mail = Some((path, parameters));
         self.asked.push(Asked::Mail);
         Ok(())
-    }
-
-    /// Takes a delivery into our hands. What the relay waits for goes out before we wait for others.
-    async fn begin(&mut self, id: &DeliveryId) -> Result<Result<Begun, JournalError>, WireError> {
-        let journal = &self.terms.journal;
-        let begun = journal.begin(id);
-        if !matches!(begun, Ok(Begun::InHand)) {
-            return Ok(begun);
-        }
-        let wait = self.terms.limits.reply_timeout;
-        self.wire.write(&mut self.server.output, wait).await?;
-        Ok(journal.begin_within(id, IN_HAND_PATIENCE).await)
     }
 
     fn refuse_sender(&mut self, reply: Reply) {
@@ -436,16 +404,6 @@ impl<'t> Session<'t> {
         }
     }
 
-    /// The target has the message: that is durable before the relay hears of it (R-DUP), and also where the relay is
-    /// gone meanwhile and offers it again to somebody else (OWN-4).
-    async fn write_down(&mut self) -> Result<(), JournalError> {
-        let refused_here = !self.server.take_refusals().is_empty();
-        match self.message.claim.take() {
-            Some(claim) => claim.commit(self.message.taken(refused_here)).await,
-            None => Ok(()),
-        }
-    }
-
     async fn abandoned(&mut self, refusal: Option<Reply>) {
         if !self.asked.is_empty() {
             self.pass_on().await;
@@ -483,15 +441,6 @@ impl<'t> Session<'t> {
         );
     }
 
-    fn journal_lost(&mut self, error: JournalError) {
-        let Terms { relay, session, .. } = self.terms;
-        error!(%relay, %session, %error, "no more mail is taken");
-        self.close(
-            Reply::new(421, "4.3.0", "No more mail can be taken now"),
-            End::JournalLost(error),
-        );
-    }
-
     fn close(&mut self, reply: Reply, end: End) {
         self.server.close(reply);
         self.closing = Some(end);
@@ -524,44 +473,6 @@ impl<'t> Session<'t> {
         }
         End::Lost(error)
     }
-}
-
-/// Room for the relay's own trace header: with the same limit on both sides, what a sender was allowed to send comes in.
-const RELAY_TRACE_OCTETS: usize = 4096;
-
-/// What a relay is offered does not depend on the target: what the target cannot take is refused message by message,
-/// and its keywords stay inside. DSN alone does, for it moves a duty: to pass on what a sender asked of a server that
-/// knows nothing of it would leave the sender without his report (RFC 3461 §5.2.2), which is the relay's to make then.
-fn machine(terms: &Terms, handover: &Handover) -> Config {
-    let extensions = Extensions {
-        chunking: true,
-        delivery_id: true,
-        dsn: handover.offers_dsn(),
-        eight_bit_mime: true,
-        enhanced_status_codes: true,
-        pipelining: true,
-        size: Some(
-            terms
-                .limits
-                .max_message_size
-                .saturating_add(RELAY_TRACE_OCTETS as u64),
-        ),
-        smtputf8: true,
-        ..Extensions::default()
-    };
-    let config = Config::new(&terms.hostname, extensions);
-    Config {
-        recipients_max: terms.limits.max_recipients,
-        // What a relay with the same limits took has its trace field on top.
-        header_octets_max: HEADER_OCTETS + RELAY_TRACE_OCTETS,
-        received_max: RECEIVED_FIELDS + 1,
-        ..config
-    }
-}
-
-/// 258, to MAIL or RCPT.
-fn already_delivered(enhanced: &str) -> Reply {
-    Reply::new(ALREADY_DELIVERED, enhanced, "already delivered")
 }
 
 fn last_line(output: &[u8]) -> String {

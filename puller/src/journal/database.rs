@@ -19,6 +19,7 @@ const APPLICATION_ID: i64 = 0x6174_726a;
 const WHOLE_CHECK_BYTES: i64 = 8 * 1024 * 1024;
 /// Another process that writes or begins the log anew is done by then.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(20);
 /// Only ever appended to.
 const STEPS: &[M<'static>] = &[M::up(include_str!("schema.sql"))];
 /// Both ends of the tree, and with them the way down to the leaves.
@@ -297,7 +298,11 @@ impl<'c> Change<'c> {
 
 /// Writes the log into the database and begins it anew. Others may be at it: then it is done another time.
 pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))
+    // Commits wait behind this, so it waits for nobody long: look-ups are done in microseconds.
+    connection.busy_timeout(CHECKPOINT_PATIENCE)?;
+    let done = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    done
 }
 
 #[cfg(test)]

@@ -49,6 +49,7 @@ async fn what_was_taken_is_known_for_ever_after() {
         claim(&journal, &id(3)).commit(Taken::Whole).await,
         Err(JournalError::Closed)
     ));
+    assert!(matches!(journal.ready().await, Err(JournalError::Closed)));
     let journal = Journal::open(folder.path()).unwrap();
     assert_eq!(word(&journal, &id(1)), "taken");
 }

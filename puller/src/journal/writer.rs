@@ -17,15 +17,12 @@ use atrn_shared::smtp::parameter::DeliveryId;
 use atrn_shared::steady::SteadyClock;
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::JournalError;
 use super::database::{self, Change, Opened};
 use super::holds::Hold;
 
-/// Requests that may wait; a session has one at a time.
-const WAITING_MAX: usize = 1024;
 /// Entries whose age is looked at for each that is added. So all are looked at once while a quarter of them is
 /// replaced: none stays much longer than it should, and no commit waits for it.
 const LOOKED_AT_FOR_EACH: usize = 4;
@@ -37,7 +34,8 @@ const CHECKPOINT_EVERY: u32 = 256;
 /// The way to the writer.
 #[derive(Debug)]
 pub(super) struct Writer {
-    requests: mpsc::Sender<Request>,
+    /// Without a bound of its own: a session has one request at a time, and an entry must never be turned away.
+    requests: mpsc::UnboundedSender<Request>,
     /// The last commit failed.
     trouble: Arc<AtomicBool>,
 }
@@ -64,7 +62,7 @@ enum Request {
 
 impl Writer {
     pub(super) fn start(opened: Opened, path: PathBuf) -> io::Result<(Self, JoinHandle<()>)> {
-        let (requests, waiting) = mpsc::channel(WAITING_MAX);
+        let (requests, waiting) = mpsc::unbounded_channel();
         let trouble = Arc::new(AtomicBool::new(false));
         let group = Group {
             connection: Some(opened.connection),
@@ -89,30 +87,28 @@ impl Writer {
         entry: Entry,
     ) -> impl Future<Output = Result<(), JournalError>> + Send + use<> {
         let (answer, wait) = oneshot::channel();
-        if let Err(TrySendError::Full(request)) =
-            self.requests.try_send(Request::Commit(entry, answer))
-        {
-            let requests = self.requests.clone();
-            tokio::spawn(async move { requests.send(request).await });
-        }
+        // Where nobody listens any more, the answer does not come either.
+        let _ = self.requests.send(Request::Commit(entry, answer));
         async move { wait.await.map_err(|_| JournalError::Closed)? }
     }
 
     pub(super) async fn ready(&self) -> Result<(), JournalError> {
+        if self.requests.is_closed() {
+            return Err(JournalError::Closed);
+        }
         if !self.trouble.load(Ordering::Relaxed) {
             return Ok(());
         }
         let (answer, wait) = oneshot::channel();
-        let sent = self.requests.send(Request::Ready(answer)).await;
+        let sent = self.requests.send(Request::Ready(answer));
         sent.map_err(|_| JournalError::Closed)?;
         wait.await.map_err(|_| JournalError::Closed)?
     }
 
     /// Lets the thread finish what waits, and end.
     pub(super) fn stop(&self) {
-        while let Err(TrySendError::Full(_)) = self.requests.try_send(Request::Stop) {
-            std::thread::yield_now();
-        }
+        // It may have ended already.
+        let _ = self.requests.send(Request::Stop);
     }
 }
 
@@ -122,7 +118,7 @@ struct Group {
     connection: Option<Connection>,
     path: PathBuf,
     clock: SteadyClock,
-    waiting: mpsc::Receiver<Request>,
+    waiting: mpsc::UnboundedReceiver<Request>,
     /// Entries whose commit failed.
     owed: Vec<Entry>,
     trouble: Arc<AtomicBool>,
