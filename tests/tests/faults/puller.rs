@@ -67,6 +67,7 @@ pub(crate) fn journal() -> Vec<Row> {
         ("pwrite64", "ENOSPC"),
         ("fdatasync", "EIO"),
         ("fdatasync", "ENOSPC"),
+        ("fdatasync,openat", "EIO"),
     ] {
         journal_fails(&mut inside, call, error);
     }
@@ -251,11 +252,26 @@ fn full_data_folder(inside: &mut Inside) {
 }
 
 fn journal_busy(inside: &mut Inside) {
+    let database = inside.world.puller.folder().join("data/journal.db");
+    let lock = Lock::take(&database);
     inside.send(SMALL);
     inside.wait_for_arrivals(1);
+    // It is inside, and nobody hears so before that is written down.
+    assert_eq!(
+        inside.world.relay.queue_lines(),
+        ["user@example.org leased 0"]
+    );
+    drop(lock);
     inside.world.relay.wait_for_queue(&[]);
+    inside.row(
+        "journal",
+        "lock held for less than 10 s by another process:",
+        "SQLITE_BUSY",
+        "`250 2.0.0`",
+        "the commit waits for it",
+    );
     let mark = inside.mark();
-    let lock = Lock::take(&inside.world.puller.folder().join("data/journal.db"));
+    let lock = Lock::take(&database);
     inside.send(SMALL);
     inside.wait_for_log(&mark, "journal");
     drop(lock);
@@ -385,7 +401,10 @@ impl Inside {
         self.row(place, call, error, &reply, DEFERRED);
     }
 
+    /// Adds a row, when all is well again: what is inside is written down, and the relay has heard of it.
+    #[track_caller]
     fn row(&mut self, place: &str, call: &str, error: &str, answer: &str, after: &str) {
+        self.world.relay.wait_for_queue(&[]);
         let place = format!("puller, {place}");
         let fault = format!("{} `{error}`", wording(call));
         self.rows.push(Row::new(&place, &fault, answer, after));

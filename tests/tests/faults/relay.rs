@@ -18,6 +18,7 @@ pub(crate) fn edge() -> Vec<Row> {
         ("pwrite64", "EDQUOT"),
         ("fdatasync", "EIO"),
         ("fdatasync", "ENOSPC"),
+        ("fdatasync,openat", "EIO"),
     ] {
         log_fails(&mut stage, call, error);
     }
@@ -80,6 +81,7 @@ fn log_fails(stage: &mut Stage, call: &str, error: &str) {
     let fault = Fault::new(call, error).at(&stage.log_file());
     let injected = fault.inject(stage.world.relay.id());
     let reply = stage.send(&mut sender, SMALL);
+    assert_eq!(reply, stage.send(&mut sender, SMALL), "again the same");
     assert!(injected.end().hits() > 0, "{call} {error}: not hit");
     stage.assert_logged(&mark, "cannot hold a message");
     stage.send_taken(&mut sender, SMALL);

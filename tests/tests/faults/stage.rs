@@ -169,7 +169,8 @@ impl Stage {
 
 /// The call as the table names it: the kernel's names for one thing differ.
 pub(crate) fn wording(call: &str) -> String {
-    call.replace("pwrite64", "write")
+    call.replace("fdatasync,openat", "fdatasync, then open,")
+        .replace("pwrite64", "write")
         .replace("openat", "open")
         .replace("accept4", "accept")
 }
