@@ -19,6 +19,8 @@ use super::tracer::{SetTrap, Trap};
 const TRAP_PATIENCE: Duration = Duration::from_secs(8);
 /// What comes now and then, and surely when a program is told to stop, is waited for so long.
 const USUAL_PATIENCE: Duration = Duration::from_secs(1);
+/// While a trap waits, a `pull` begins so often.
+const PULL_EVERY: Duration = Duration::from_millis(500);
 /// Deliveries that must wait before settlements are watched alone.
 const BACKLOG: usize = 50;
 /// Of ten kills so many are at boundaries, where they can be.
@@ -85,13 +87,13 @@ impl Killer<'_> {
             self.kills.count(&[victim]);
             self.perhaps_another(victim);
         }
-        self.complain();
+        self.complain(None);
         Ok(())
     }
 
     /// Starts whoever is dead.
     pub(super) fn revive(&mut self) -> Result<()> {
-        self.complain();
+        self.complain(None);
         self.parties.start(Who::Relay);
         self.parties.wait_for_relay()?;
         for target in Target::ALL {
@@ -121,7 +123,7 @@ impl Killer<'_> {
             RANDOM_AFTER_MAX
         };
         std::thread::sleep(wait.mul_f64(self.random.f64()));
-        self.complain();
+        self.complain(None);
         let from = Instant::now();
         let killed: Vec<Who> = victims
             .into_iter()
@@ -171,17 +173,45 @@ impl Killer<'_> {
 
     /// Waits until the trap springs or has had its time.
     fn springs(&mut self, mut set: SetTrap, boundary: Boundary, victim: Who) -> bool {
-        if boundary.comes_at_the_end() && !ends(&mut set, USUAL_PATIENCE) {
+        if boundary.comes_at_the_end() && !self.ends(&mut set, USUAL_PATIENCE, boundary, victim) {
             if let Some(process) = self.parties.process(victim) {
                 process.signal(Signal::SIGTERM);
             }
-            let sprang = ends(&mut set, TRAP_PATIENCE) && set.sprang();
+            let sprang = self.ends(&mut set, TRAP_PATIENCE, boundary, victim) && set.sprang();
             if !sprang {
                 self.parties.stop(victim);
             }
             return sprang;
         }
-        ends(&mut set, TRAP_PATIENCE) && set.sprang()
+        self.ends(&mut set, TRAP_PATIENCE, boundary, victim) && set.sprang()
+    }
+
+    /// Whether the program ends while the trap waits under it. Meanwhile somebody pulls, where somebody may.
+    fn ends(
+        &mut self,
+        set: &mut SetTrap,
+        patience: Duration,
+        boundary: Boundary,
+        victim: Who,
+    ) -> bool {
+        let end = Instant::now() + patience;
+        let mut pull_at = Instant::now() + PULL_EVERY;
+        let is_alone = boundary.comes_at_the_end() || boundary.traffic() == Traffic::Accepts;
+        while !set.is_over() {
+            let now = Instant::now();
+            if now > end {
+                return false;
+            }
+            if now > pull_at && !is_alone {
+                self.complain(Some(victim));
+                for target in Target::ALL {
+                    self.parties.start(Who::Pull(target));
+                }
+                pull_at = now + PULL_EVERY;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 
     /// Lets only that traffic go on that a boundary asks for.
@@ -246,21 +276,9 @@ impl Killer<'_> {
     }
 
     /// Nobody ends but by us.
-    fn complain(&mut self) {
-        for complaint in self.parties.reap() {
+    fn complain(&mut self, trapped: Option<Who>) {
+        for complaint in self.parties.reap(trapped) {
             self.ledger.violation(complaint);
         }
     }
-}
-
-/// Whether the program ends while the trap waits under it.
-fn ends(set: &mut SetTrap, patience: Duration) -> bool {
-    let end = Instant::now() + patience;
-    while !set.is_over() {
-        if Instant::now() > end {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    true
 }

@@ -223,7 +223,7 @@ fn drain(parties: &mut Parties, ledger: &Ledger) -> Result<()> {
     let mut last = usize::MAX;
     let mut end = Instant::now() + DRAIN_PATIENCE;
     loop {
-        for complaint in parties.reap() {
+        for complaint in parties.reap(None) {
             ledger.violation(complaint);
         }
         parties.start(Who::Relay);

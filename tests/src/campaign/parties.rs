@@ -176,10 +176,14 @@ impl Parties {
         }
     }
 
-    /// Programs that have ended by themselves are taken away; what is wrong with that is told.
-    pub(super) fn reap(&mut self) -> Vec<String> {
-        let ended = self.running.iter_mut();
-        let ended: Vec<Who> = ended
+    /// Programs that have ended by themselves are taken away; what is wrong with that is told. Not the one that
+    /// a trap is set for.
+    pub(super) fn reap(&mut self, trapped: Option<Who>) -> Vec<String> {
+        let others = self
+            .running
+            .iter_mut()
+            .filter(|(who, _)| Some(*who) != trapped);
+        let ended: Vec<Who> = others
             .filter_map(|(who, process)| (!process.is_running()).then_some(*who))
             .collect();
         let mut complaints = Vec::new();

@@ -5,8 +5,8 @@
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::Command;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::DOMAINS;
 use super::ledger::{Ledger, Target};
 use super::load::Gate;
 use super::mail::Mail;
+use crate::process::Process;
 
 /// A side that is silent for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,7 +30,6 @@ const SIZES: [usize; 2] = [4_096, 120_000];
 pub(super) struct Sources {
     gate: Arc<Gate>,
     door: SocketAddr,
-    programs: Arc<Mutex<Vec<Child>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -55,19 +55,17 @@ impl Sources {
             ledger,
         });
         let mut threads = vec![std::thread::spawn(move || door.open(&listener))];
-        let programs = Arc::<Mutex<Vec<Child>>>::default();
         for (domain, octets) in DOMAINS
             .iter()
             .flat_map(|domain| SIZES.map(|size| (domain, size)))
         {
             let command = command(program, address, domain, octets);
-            let (gate, programs) = (Arc::clone(&gate), Arc::clone(&programs));
-            threads.push(std::thread::spawn(move || again(command, &gate, &programs)));
+            let gate = Arc::clone(&gate);
+            threads.push(std::thread::spawn(move || again(command, &gate)));
         }
         Self {
             gate,
             door: address,
-            programs,
             threads,
         }
     }
@@ -76,9 +74,6 @@ impl Sources {
 impl Drop for Sources {
     fn drop(&mut self) {
         debug_assert!(self.gate.is_over(), "the load ends before its sources");
-        for program in lock(&self.programs).iter_mut() {
-            program.kill().ok();
-        }
         // The door waits for a connection: this one shows it the end.
         TcpStream::connect(self.door).ok();
         for thread in self.threads.drain(..) {
@@ -94,36 +89,18 @@ fn command(program: &Path, door: SocketAddr, domain: &str, octets: usize) -> Com
         .args(["-t", &format!("user@{domain}")])
         .args(["-s", &SESSIONS.to_string(), "-m", "1000000000"])
         .args(["-l", &octets.to_string()])
-        .arg(door.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .arg(door.to_string());
     command
 }
 
 /// Starts it as often as it ends, until the load is over.
-fn again(mut command: Command, gate: &Gate, programs: &Mutex<Vec<Child>>) {
+fn again(mut command: Command, gate: &Gate) {
     let mut random = Rng::new();
     while !gate.is_over() {
-        let Ok(child) = command.spawn() else {
-            return;
-        };
-        let id = child.id();
-        lock(programs).push(child);
-        loop {
+        // What it says of connections that break is no news.
+        let mut program = Process::start("smtp-source", &mut command, Path::new("/dev/null"));
+        while program.is_running() && !gate.is_over() {
             gate.pause(&mut random);
-            let mut programs = lock(programs);
-            let Some(position) = programs.iter().position(|child| child.id() == id) else {
-                return;
-            };
-            if gate.is_over() {
-                programs[position].kill().ok();
-                programs[position].wait().ok();
-            }
-            if !matches!(programs[position].try_wait(), Ok(None)) {
-                programs.swap_remove(position);
-                break;
-            }
         }
     }
 }
@@ -263,8 +240,4 @@ fn line(stream: &mut BufReader<TcpStream>) -> io::Result<Vec<u8>> {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(line)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
