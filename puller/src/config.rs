@@ -166,7 +166,7 @@ pub struct Login {
 pub struct ReportsConfig {
     /// The smart host.
     pub handover: HandoverConfig,
-    /// So many leave in an hour, of all sessions of the process together; more are told to come later.
+    /// So many leave in an hour, of all that share the data directory; more are told to come later.
     pub max_per_hour: u32,
 }
 

@@ -231,6 +231,23 @@ fn so_many_leave_in_an_hour_over_all_sessions_of_a_daemon() {
     assert_eq!(assert_no_spam(&outside).len(), 6);
 }
 
+/// A pull from cron is no new hour.
+// covers: R3464-1
+#[test]
+fn so_many_leave_in_an_hour_over_all_pulls() {
+    let (inside, outside) = (Inside::smtp(), Inside::smtp());
+    let settings = [("reports.max_per_hour", 2.into())];
+    let mut captured = captured(&inside, &outside.target(), &settings);
+    let mut said = Vec::new();
+    for _ in 0..3 {
+        let mut peer = captured.pull();
+        said.push(offer(&mut peer, "<>", &[SENDER], &report())[..3].to_owned());
+        assert_eq!(captured.quit(peer), 0);
+    }
+    assert_eq!(said, ["250", "250", "450"]);
+    assert_eq!(assert_no_spam(&outside).len(), 2);
+}
+
 /// Without `[reports]` there is no way out at all.
 // covers: R5321-8
 #[test]

@@ -358,6 +358,32 @@ fn a_sender_outside_is_told_by_the_smart_host() {
     assert_eq!(read["headers"]["In-Reply-To"], "<m7@source.example>");
 }
 
+#[test]
+fn check_tries_the_smart_host() {
+    let (inside, outside) = (Inside::smtp(), Inside::smtp());
+    let world = world(&inside, "sender")
+        .puller("reports.target", outside.target())
+        .start();
+    let checked = world.puller.cli(&["check"]).expect_code(0).stdout;
+    let line = |text: &str| {
+        text.lines()
+            .find(|line| line.starts_with("reports "))
+            .map(str::to_owned)
+    };
+    assert!(
+        line(&checked)
+            .is_some_and(|line| line.contains(" ok ") && line.contains(&outside.target())),
+        "{checked}"
+    );
+    outside.on(Step::Greeting).reply("421 4.3.2 later");
+    let checked = world.puller.cli(&["check"]).expect_code(1).stdout;
+    assert!(
+        line(&checked).is_some_and(|line| line.contains("FAILED")),
+        "{checked}"
+    );
+    assert!(inside.messages().is_empty() && outside.messages().is_empty());
+}
+
 /// Without a way outside the report stays at the relay.
 // covers: R3464-1
 #[test]
