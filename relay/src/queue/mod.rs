@@ -85,7 +85,9 @@ impl Store {
     pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
         make_directories(data_dir)?;
         let lock = lock(&data_dir.join("queue.lock"))?;
-        let connection = sqlite::open_writer(&data_dir.join("queue.db"))?;
+        let database = data_dir.join("queue.db");
+        refuse_emptied(&database, &data_dir.join("spool"))?;
+        let connection = sqlite::open_writer(&database)?;
         Self::start(data_dir, lock, connection)
     }
 
@@ -384,6 +386,24 @@ fn make_directories(data_dir: &Path) -> Result<(), OpenError> {
         directory::make_durable(path).map_err(|error| OpenError::io(path, error))?;
     }
     Ok(())
+}
+
+/// To SQLite a file without an octet is a new database. Where there are content files it is one that lost everything,
+/// and they would be taken for orphans.
+fn refuse_emptied(database: &Path, spool: &Path) -> Result<(), OpenError> {
+    if !std::fs::metadata(database).is_ok_and(|found| found.len() == 0) {
+        return Ok(());
+    }
+    let mut files = body::spool_directories(spool)
+        .flat_map(std::fs::read_dir)
+        .flatten();
+    match files.next() {
+        Some(_) => Err(OpenError::damaged(
+            database,
+            "empty, and there are content files",
+        )),
+        None => Ok(()),
+    }
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {

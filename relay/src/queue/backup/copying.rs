@@ -36,7 +36,7 @@ pub(in super::super) fn copy(
     // Before the view is taken: whatever it names is there until the copy has it.
     let kept = shared.spool().keep_all();
     let target = directory.join(DATABASE);
-    database(&shared.database, &target, watch)?;
+    database(shared, &target, watch)?;
     let copied = open_copy(&target)?;
     let counted = files(&copied, shared, directory, watch)?;
     drop(kept);
@@ -49,8 +49,10 @@ pub(in super::super) fn copy(
 
 /// The database as it is at one moment. The view is held open by a transaction that reads: SQLite would else begin
 /// the copy again after each commit of the writer, and never come to an end.
-fn database(source: &Path, target: &Path, watch: Watch<'_>) -> Result<(), BackupError> {
+fn database(shared: &Shared, target: &Path, watch: Watch<'_>) -> Result<(), BackupError> {
     let failed = BackupError::sqlite;
+    let source = &shared.database;
+    let reopened = shared.times_reopened();
     let from = sqlite::open_reader(source).map_err(failed(source))?;
     let view = "BEGIN; SELECT count(*) FROM setting;";
     from.execute_batch(view).map_err(failed(source))?;
@@ -62,6 +64,13 @@ fn database(source: &Path, target: &Path, watch: Watch<'_>) -> Result<(), Backup
     let mut busy = 0;
     say(watch, Phase::Database, 0, 1)?;
     loop {
+        if shared.times_reopened() != reopened {
+            // The writer waits for us to begin its log anew; mail comes first.
+            return Err(BackupError::refused(
+                source,
+                "the queue had trouble with its disk; try again",
+            ));
+        }
         match backup.step(PAGES_A_STEP).map_err(failed(target))? {
             StepResult::Done => break,
             StepResult::More => busy = 0,

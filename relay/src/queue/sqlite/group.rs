@@ -24,7 +24,7 @@ use super::super::space::Room;
 use super::operation::{Accept, Effects, Settle};
 use super::transaction::Transaction;
 use super::writer::Request;
-use super::{Shared, exists, reopen_writer, row};
+use super::{Shared, exists, row};
 
 /// Operations and octets of one commit: they bound how long it takes, and memory.
 const BATCH_MAX: usize = 512;
@@ -255,7 +255,9 @@ impl Group {
     ) -> Result<Effects, Failure> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => reopen_writer(&self.shared.database)
+            None => self
+                .shared
+                .reopen()
                 .map_err(|error| Failure::Broken(StoreError::sqlite("be opened again", error)))?,
         };
         let begun = Transaction::begin(&connection, &self.domains, self.mark);
@@ -290,7 +292,7 @@ impl Group {
             return Failure::Operation(error);
         }
         drop(connection);
-        match reopen_writer(&self.shared.database) {
+        match self.shared.reopen() {
             Ok(connection) => self.connection = Some(connection),
             Err(error) => tracing::error!(%error, "the queue database cannot be opened again"),
         }

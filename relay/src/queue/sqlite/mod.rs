@@ -12,6 +12,7 @@ pub(super) mod writer;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     catalog: Mutex<Catalog>,
     readers: Mutex<Vec<Connection>>,
     permits: Semaphore,
+    /// How often the writer has opened the database again: who holds a view of it for long must then let it go.
+    reopened: AtomicU64,
 }
 
 /// What the database says about domains, kept in memory too. The writer changes it after each commit.
@@ -98,8 +101,19 @@ impl Shared {
             catalog: Mutex::new(catalog),
             readers: Mutex::default(),
             permits: Semaphore::new(READERS_MAX),
+            reopened: AtomicU64::new(0),
             database,
         })
+    }
+
+    /// Opens the database again for the writer. The log can be begun anew only when nobody reads it.
+    pub(super) fn reopen(&self) -> rusqlite::Result<Connection> {
+        self.reopened.fetch_add(1, Ordering::Relaxed);
+        reopen_writer(&self.database)
+    }
+
+    pub(super) fn times_reopened(&self) -> u64 {
+        self.reopened.load(Ordering::Relaxed)
     }
 
     pub(super) fn spool(&self) -> &Arc<Spool> {

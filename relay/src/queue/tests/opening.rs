@@ -133,6 +133,26 @@ async fn a_damaged_database_is_refused_and_never_repaired() {
     assert_eq!(store.count(Filter::default()).await.unwrap().messages, 50);
 }
 
+/// SQLite would make a new database of it, and the sweep would remove the contents.
+#[tokio::test]
+async fn a_database_that_was_emptied_is_refused_while_there_are_contents() {
+    let world = World::new();
+    world
+        .accept_content(&["user@a.example"], &pattern(200_000))
+        .await;
+    let files = world.spool_files();
+    let World { directory, store } = world;
+    drop(store);
+    let path = directory.path().join("queue.db");
+    std::fs::write(&path, "").unwrap();
+    let error = Store::open(directory.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+    assert!(files[0].exists());
+
+    std::fs::remove_file(&files[0]).unwrap();
+    drop(Store::open(directory.path()).unwrap());
+}
+
 #[test]
 fn a_directory_that_cannot_be_made_is_named() {
     let directory = tempfile::tempdir().unwrap();
