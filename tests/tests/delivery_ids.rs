@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use atrn_tests::inside::{Inside, Step};
 use atrn_tests::lossy::{Loss, LossyLine};
@@ -11,19 +12,20 @@ use atrn_tests::sender;
 use atrn_tests::software::maildir;
 use atrn_tests::world::{Tls, World};
 
-/// Sessions side by side, each with a domain of its own, and the messages for each.
+/// Sessions side by side, each with a domain of its own.
 const SESSIONS: usize = 20;
-const MESSAGES_EACH: usize = 50;
 
 fn domain(session: usize) -> String {
     format!("d{session}.example")
 }
 
+static BIG: LazyLock<Vec<u8>> = LazyLock::new(|| message::big(150_000));
+
 /// Every tenth is big enough to wait for the verdict on its recipients, and for a spool file.
 fn content(session: usize, number: usize) -> Vec<u8> {
     let mut content = message::plain(session * 1_000 + number);
     if number % 10 == 9 {
-        content.extend_from_slice(&message::big(150_000));
+        content.extend_from_slice(&BIG);
     }
     content
 }
@@ -80,34 +82,35 @@ fn counted<'c>(contents: impl IntoIterator<Item = &'c [u8]>) -> BTreeMap<Vec<u8>
     counts
 }
 
-fn each_once() -> BTreeMap<Vec<u8>, usize> {
-    let all = (0..SESSIONS)
-        .flat_map(|session| (0..MESSAGES_EACH).map(move |number| content(session, number)));
+fn each_once(each: usize) -> BTreeMap<Vec<u8>, usize> {
+    let all =
+        (0..SESSIONS).flat_map(|session| (0..each).map(move |number| content(session, number)));
     all.map(|content| (content, 1)).collect()
 }
 
-fn a_thousand_answers_are_lost(target: &str, arrived: impl Fn() -> BTreeMap<Vec<u8>, usize>) {
+/// Each session has so many messages, and each of those loses its answer once.
+fn every_answer_is_lost(target: &str, each: usize, arrived: impl Fn() -> BTreeMap<Vec<u8>, usize>) {
     let (world, line) = world(target, SESSIONS, 1);
     let lists = (0..SESSIONS).map(|session| {
         let to = format!("ann@{}", domain(session));
-        (0..MESSAGES_EACH)
+        (0..each)
             .map(|number| Message::new(&to, content(session, number)))
             .collect()
     });
     sender::send_side_by_side(world.relay.smtp_address(), lists.collect());
-    let pulls = pull_until(&world, is_empty, 4 * MESSAGES_EACH);
+    let pulls = pull_until(&world, is_empty, 4 * each);
     let lost = line.lost();
-    assert_eq!(lost.len(), SESSIONS * MESSAGES_EACH);
+    assert_eq!(lost.len(), SESSIONS * each);
     assert!(lost.values().all(|times| *times == 1));
-    assert!(pulls > MESSAGES_EACH, "every cut ends a session");
-    assert_eq!(arrived(), each_once());
+    assert!(pulls > each, "every cut ends a session");
+    assert_eq!(arrived(), each_once(each));
 }
 
 // covers: R-DUP, OWN-4, OWN-5
 #[test]
 fn a_thousand_lost_answers_make_no_duplicate_at_a_server() {
     let inside = Inside::smtp();
-    a_thousand_answers_are_lost(&inside.target(), || {
+    every_answer_is_lost(&inside.target(), 50, || {
         let arrived = inside.messages();
         counted(arrived.iter().map(|message| message.content.as_slice()))
     });
@@ -115,10 +118,10 @@ fn a_thousand_lost_answers_make_no_duplicate_at_a_server() {
 
 // covers: R-DUP, OWN-4, OWN-5
 #[test]
-fn a_thousand_lost_answers_make_no_duplicate_in_a_maildir() {
+fn lost_answers_make_no_duplicate_in_a_maildir() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mail");
-    a_thousand_answers_are_lost(&target(&path), || {
+    every_answer_is_lost(&target(&path), 25, || {
         let arrived = maildir(&path);
         counted(arrived.iter().map(Vec::as_slice))
     });
