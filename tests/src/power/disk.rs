@@ -427,3 +427,116 @@ fn there(entry: &Option<Option<Vec<u8>>>) -> &'static str {
 pub(super) fn is_shared_memory(path: &Path) -> bool {
     path.to_str().is_some_and(|path| path.ends_with("-shm"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(begun: Moment, done: Moment) -> Span {
+        Span { begun, done }
+    }
+
+    /// A file of two sectors that was written twice and synced in between, in a directory that was synced at the end.
+    fn disk() -> Disk {
+        let mut disk = Disk::new();
+        let file = disk.add(Kind::File(Vec::new()), PathBuf::from("file"));
+        disk.change(ROOT, span(1, 2), Change::Link("file".into(), file));
+        disk.change(file, span(3, 4), Change::Write(0, vec![b'a'; 2 * SECTOR]));
+        disk.sync(file, span(5, 8));
+        disk.change(
+            file,
+            span(6, 7),
+            Change::Write(SECTOR / 2, vec![b'b'; SECTOR]),
+        );
+        disk.sync(ROOT, span(9, 10));
+        disk.change(
+            ROOT,
+            span(11, 12),
+            Change::Rename {
+                from: "file".into(),
+                to: "other".into(),
+                node: file,
+            },
+        );
+        disk
+    }
+
+    fn content(image: &Image, path: &str) -> Option<Vec<u8>> {
+        image.entries.get(Path::new(path)).cloned().flatten()
+    }
+
+    #[test]
+    fn what_was_not_synced_may_be_lost_and_what_was_is_there() {
+        let disk = disk();
+        let bare = |cut| disk.image(cut, &mut Fates::all_lost());
+        assert_eq!(
+            bare(10),
+            Image::default(),
+            "a name needs its directory, whatever the file was"
+        );
+        let first = vec![b'a'; 2 * SECTOR];
+        // The second write was not over when the sync began.
+        assert_eq!(content(&bare(11), "file"), Some(first.clone()));
+        let kept = disk.image(11, &mut Fates::all_kept());
+        let second = [
+            vec![b'a'; SECTOR / 2],
+            vec![b'b'; SECTOR],
+            vec![b'a'; SECTOR / 2],
+        ]
+        .concat();
+        assert_eq!(content(&kept, "file"), Some(second));
+        assert_eq!(
+            content(&bare(20), "file"),
+            Some(first),
+            "a rename that was not synced"
+        );
+        let renamed = disk.image(20, &mut Fates::all_kept());
+        assert!(content(&renamed, "other").is_some() && content(&renamed, "file").is_none());
+    }
+
+    #[test]
+    fn a_sync_that_has_not_returned_has_not_happened() {
+        let mut disk = disk();
+        disk = disk.without_syncs(|path| path == Path::new(""));
+        disk.sync(ROOT, span(2, 3));
+        // The link was done at 2, which is not before the sync was begun.
+        assert_eq!(disk.image(20, &mut Fates::all_lost()), Image::default());
+        disk.sync(ROOT, span(4, 30));
+        assert_eq!(disk.image(30, &mut Fates::all_lost()), Image::default());
+        assert_ne!(disk.image(31, &mut Fates::all_lost()), Image::default());
+    }
+
+    #[test]
+    fn fates_tear_at_sectors_and_come_again_with_their_seed() {
+        let disk = disk();
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..500 {
+            let image = disk.image(11, &mut Fates::of(seed));
+            assert_eq!(image, disk.image(11, &mut Fates::of(seed)));
+            let content = content(&image, "file").unwrap();
+            assert_eq!(content.len(), 2 * SECTOR);
+            seen.insert((content[SECTOR / 2], content[SECTOR]));
+        }
+        let all = [(b'a', b'a'), (b'a', b'b'), (b'b', b'a'), (b'b', b'b')];
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), all);
+    }
+
+    #[test]
+    fn a_file_may_have_grown_without_its_content_or_the_other_way_round() {
+        let mut disk = Disk::new();
+        let file = disk.add(Kind::File(Vec::new()), PathBuf::from("file"));
+        disk.begin_with(ROOT, "file".into(), file);
+        disk.change(file, span(1, 2), Change::Write(0, vec![b'a'; SECTOR]));
+        let contents = (0..500).map(|seed| disk.image(3, &mut Fates::of(seed)));
+        let contents: Vec<Vec<u8>> = contents
+            .filter_map(|image| content(&image, "file"))
+            .collect();
+        let seen = |wanted: &dyn Fn(&[u8]) -> bool| contents.iter().any(|content| wanted(content));
+        assert!(seen(&<[u8]>::is_empty));
+        assert!(seen(&|content| content.first() == Some(&b'a')));
+        assert!(seen(&|content| content.first() == Some(&0)));
+        assert!(seen(&|content| content
+            .first()
+            .is_some_and(|octet| ![0, b'a'].contains(octet))));
+    }
+}
