@@ -13,7 +13,11 @@ use atrn_tests::world::World;
 const BEFORE: usize = 60;
 
 fn content(number: usize) -> Vec<u8> {
-    let octets = if number % 10 == 0 { 150_000 } else { 3_000 };
+    let octets = if number.is_multiple_of(10) {
+        150_000
+    } else {
+        3_000
+    };
     let subject = format!("Subject: number {number}.\r\n");
     [subject.into_bytes(), message::big(octets)].concat()
 }

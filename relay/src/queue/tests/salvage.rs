@@ -173,13 +173,36 @@ fn is_intact(database: &Connection, whole: &Connection, id: QueueId) -> bool {
     })
 }
 
+/// Cut off, or with pages overwritten, in whole or in part.
+fn damage(octets: &[u8], seed: u64) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let pages = octets.len() / PAGE;
+    let mut damaged = octets.to_vec();
+    match seed % 6 {
+        0 => damaged.truncate(random.usize(PAGE..damaged.len())),
+        1 => damaged.truncate(random.usize(1..pages) * PAGE),
+        kind => {
+            for _ in 0..random.u64(1..=4 * kind) {
+                let page = random.usize(1..pages) * PAGE;
+                let (from, to) = (random.usize(..PAGE), random.usize(..PAGE));
+                let range = match kind {
+                    2 | 3 => 0..PAGE,
+                    _ => from.min(to)..from.max(to),
+                };
+                let place = &mut damaged[page + range.start..page + range.end];
+                place.fill_with(|| random.u8(..));
+            }
+        }
+    }
+    damaged
+}
+
 #[tokio::test]
 async fn each_message_whose_pages_are_intact_comes_out_of_any_damage() {
     let (directory, contents) = queue().await;
     let before = deliveries(directory.path()).await;
     let path = directory.path().join("queue.db");
     let octets = fs::read(&path).unwrap();
-    let pages = octets.len() / PAGE;
     let kept = tempfile::tempdir().unwrap();
     fs::write(kept.path().join("whole.db"), &octets).unwrap();
     let whole = Connection::open(kept.path().join("whole.db")).unwrap();
@@ -188,24 +211,7 @@ async fn each_message_whose_pages_are_intact_comes_out_of_any_damage() {
     let seeds = std::env::var("ATRN_SALVAGE_SEEDS").ok();
     let seeds: u64 = seeds.map_or(24, |seeds| seeds.parse().unwrap());
     for seed in 0..seeds {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut damaged = octets.clone();
-        match seed % 6 {
-            0 => damaged.truncate(random.usize(PAGE..damaged.len())),
-            1 => damaged.truncate(random.usize(1..pages) * PAGE),
-            kind => {
-                for _ in 0..random.u64(1..=4 * kind) {
-                    let page = random.usize(1..pages) * PAGE;
-                    let (from, to) = (random.usize(..PAGE), random.usize(..PAGE));
-                    let range = match kind {
-                        2 | 3 => 0..PAGE,
-                        _ => from.min(to)..from.max(to),
-                    };
-                    let place = &mut damaged[page + range.start..page + range.end];
-                    place.fill_with(|| random.u8(..));
-                }
-            }
-        }
+        let damaged = damage(&octets, seed);
         fs::write(&path, &damaged).unwrap();
         refused += usize::from(Store::open(directory.path()).is_err());
         fs::write(&path, &damaged).unwrap();
