@@ -135,8 +135,8 @@ impl Shared {
             stream.set_nodelay(true).ok();
         }
         let other = Arc::clone(&line);
-        std::thread::spawn(move || other.from_relay());
-        std::thread::spawn(move || line.from_puller());
+        std::thread::spawn(move || other.to_puller());
+        std::thread::spawn(move || line.to_relay());
     }
 
     /// Whether this answer is lost.
@@ -160,7 +160,7 @@ struct Line {
 }
 
 impl Line {
-    fn from_relay(&self) {
+    fn to_puller(&self) {
         let mut tail = Vec::new();
         let mut piece = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = (&self.relay).read(&mut piece) {
@@ -176,7 +176,7 @@ impl Line {
         self.cut();
     }
 
-    fn from_puller(&self) {
+    fn to_relay(&self) {
         let mut input = Vec::new();
         let mut piece = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = (&self.puller).read(&mut piece) {
@@ -217,18 +217,18 @@ impl Line {
 
 /// The last name of a delivery that is there whole.
 fn last_name(octets: &[u8]) -> Option<String> {
-    let names = octets
+    let mut names = octets
         .windows(NAME.len())
         .enumerate()
+        .rev()
         .filter(|(_, window)| *window == NAME.as_bytes())
         .map(|(position, _)| &octets[position + NAME.len()..]);
-    let whole = names.filter_map(|rest| {
+    names.find_map(|rest| {
         let end = rest
             .iter()
             .position(|octet| matches!(octet, b' ' | b'\r'))?;
         Some(String::from_utf8_lossy(&rest[..end]).into_owned())
-    });
-    whole.last()
+    })
 }
 
 #[cfg(test)]

@@ -42,10 +42,10 @@ fn world(target: &str, sessions: usize, times: usize) -> (World, LossyLine) {
     let world = setup.start();
     let line = LossyLine::to(world.relay.odmr_address(), times, Loss::Cut);
     world.puller.configure(|settings| {
-        let relays = settings.table()["relay"].as_array_mut().unwrap();
+        let relays = settings.table()["relay"].as_array_mut().expect("relays");
         let first = relays.remove(0);
         for session in 0..sessions {
-            let mut relay = first.as_table().unwrap().clone();
+            let mut relay = first.as_table().expect("a relay").clone();
             relay.insert("name".to_owned(), format!("mx{session}").into());
             relay.insert("address".to_owned(), line.address().to_string().into());
             relay.insert("domains".to_owned(), vec![domain(session)].into());
