@@ -1,8 +1,8 @@
 //! Reports to senders outside: the one way on which mail of a relay goes anywhere but inside.
 //!
 //! A relay cannot send mail, so its reports on mail for our domains come to us like other mail, and we pass them to a
-//! smart host (`[reports]`). A captured relay would like to write to the world that way. So the [`rule`] is narrow, and
-//! what passes it is not what the relay wrote but a [report of our own](rebuild), built from codes and addresses.
+//! smart host (`[reports]`). A captured relay would like to write to the world that way. So the `rule` is narrow, and
+//! what passes it is not what the relay wrote but a report of our own (`rebuild`), built from codes and addresses.
 
 mod mime;
 mod rate;
