@@ -32,11 +32,14 @@ pub(crate) fn file() -> Vec<Row> {
     for error in ["EIO", "EMFILE"] {
         opening_fails(&mut inside, error);
     }
-    for error in ["EIO", "EDQUOT"] {
-        writing_fails(&mut inside, error);
-    }
-    for (call, error) in [("fsync", "EIO"), ("fsync", "ENOSPC"), ("rename", "EIO")] {
-        deferred(&mut inside, "file", &Fault::new(call, error), call, error);
+    for (call, error) in [
+        ("write", "EIO"),
+        ("write", "EDQUOT"),
+        ("fsync", "EIO"),
+        ("fsync", "ENOSPC"),
+        ("rename", "EIO"),
+    ] {
+        file_fails(&mut inside, call, error);
     }
     inside.end()
 }
@@ -98,8 +101,8 @@ fn opening_fails(inside: &mut Inside, error: &str) {
     );
 }
 
-/// The relay stands still in the middle of a message, so that the file is known before the write that fails.
-fn writing_fails(inside: &mut Inside, error: &str) {
+/// The relay stands still in the middle of a message, so that the file is known before the call that fails.
+fn file_fails(inside: &mut Inside, call: &str, error: &str) {
     let (arrived, mark) = (inside.arrived(), inside.mark());
     inside.send(HUGE);
     let tmp = inside.folder().join("tmp");
@@ -115,12 +118,12 @@ fn writing_fails(inside: &mut Inside, error: &str) {
     inside.world.relay.pause();
     let file = file.expect("a file in tmp/");
     assert!(file.exists(), "the relay stood still too late");
-    let injected = Fault::new("write", error).at(&file).inject(inside.puller());
+    let injected = Fault::new(call, error).at(&file).inject(inside.puller());
     inside.world.relay.signal(nix::sys::signal::Signal::SIGCONT);
     inside.wait_for_queue("user@example.org deferred 1");
     assert!(injected.end().hits() > 0);
     inside.assert_logged(&mark, "cannot store a message");
-    inside.deferred_row("Maildir: file in `tmp`", "write", error, arrived);
+    inside.deferred_row("Maildir: file in `tmp`", call, error, arrived);
     assert!(!file.exists(), "what was written is removed");
 }
 

@@ -136,7 +136,7 @@ fn log_begins_anew_at_start(stage: &mut Stage) {
     let mut sender = stage.connect();
     stage.send_taken(&mut sender, SMALL);
     let salt = stage.log_salt();
-    let fault = Fault::new("fdatasync", "EIO").at(&stage.log_file());
+    let fault = Fault::new("fdatasync,ftruncate", "EIO").at(&stage.log_file());
     let injected = fault.inject(stage.world.relay.id());
     let reply = stage.send(&mut sender, SMALL);
     assert_eq!(stage.log_salt(), salt, "it could not be begun anew");
