@@ -45,6 +45,9 @@ const READERS_MAX: usize = 4;
 /// Prepared statements kept by each connection; more than there are in this folder.
 const STATEMENTS_MAX: usize = 64;
 
+/// Ids of so much time are reserved at start: a thousand for each millisecond.
+const RESERVED_MILLIS: i64 = 1_000;
+
 /// What all parts of one open store have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -104,6 +107,18 @@ impl Shared {
             reopened: AtomicU64::new(0),
             database,
         })
+    }
+
+    /// Moves the mark beyond the ids that this run gives before its first message is accepted.
+    ///
+    /// After a restart ids run ahead of the clock. One that was given to content whose message was never accepted must
+    /// not be given again by the next run: its file may be there, and it is swept only if it is older than that run.
+    pub(super) fn reserve_ids(&self, connection: &Connection) -> Result<(), OpenError> {
+        let ahead = self.ids.next(Timestamp::now()).later(RESERVED_MILLIS);
+        let update = "UPDATE setting SET value = max(value, ?1) WHERE name = 'mark'";
+        let updated = connection.execute(update, [ahead.0]);
+        updated.map_err(|error| OpenError::sqlite(&self.database, error))?;
+        Ok(())
     }
 
     /// Opens the database again for the writer. The log can be begun anew only when nobody reads it.

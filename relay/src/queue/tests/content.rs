@@ -135,6 +135,20 @@ async fn orphans_are_swept_at_start_and_only_they() {
     assert_eq!(read(content).await, pattern(100_000));
 }
 
+/// Soon after a restart ids run ahead of the clock, and those of content that came to nothing are marked nowhere else.
+#[tokio::test]
+async fn an_id_of_content_that_was_never_accepted_is_not_given_again() {
+    let world = World::new();
+    world.accept(&["user@a.example"]).await;
+    let world = world.restart();
+    let given: Vec<QueueId> = (0..3).map(|_| world.store.body().id()).collect();
+    let orphan = world.store.shared.spool().file(given[2]);
+    std::fs::write(&orphan, "x").unwrap();
+    let world = world.restart();
+    assert!(world.store.body().id() > given[2]);
+    until(|| !orphan.exists());
+}
+
 #[tokio::test]
 async fn a_content_file_that_is_cut_short_is_reported_and_never_sent() {
     let world = World::new();
