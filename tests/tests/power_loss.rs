@@ -15,7 +15,7 @@ fn relay() -> Option<&'static (Recording, relay::Promises)> {
     static RECORDED: OnceLock<Option<(Recording, relay::Promises)>> = OnceLock::new();
     let record = || {
         let strace = Software::Strace.find()?;
-        let notes = tempfile::tempdir().unwrap();
+        let notes = tempfile::tempdir().expect("a folder");
         let size = relay::Size {
             messages: 4,
             kills: 1,
@@ -29,7 +29,7 @@ fn puller() -> Option<&'static (Recording, puller::Promises)> {
     static RECORDED: OnceLock<Option<(Recording, puller::Promises)>> = OnceLock::new();
     let record = || {
         let strace = Software::Strace.find()?;
-        let notes = tempfile::tempdir().unwrap();
+        let notes = tempfile::tempdir().expect("a folder");
         let size = puller::Size {
             messages: 3,
             kills: 4,
@@ -63,7 +63,7 @@ fn is_missed(
     ledger: &impl Ledger,
     forgotten: impl Fn(&str) -> bool,
 ) {
-    let name = |path: &Path| path.to_str().unwrap().to_owned();
+    let name = |path: &Path| path.to_string_lossy().into_owned();
     let synced = recording.disk.synced().any(|path| forgotten(&name(path)));
     assert!(synced, "{what} is never synced");
     let disk = recording.disk.without_syncs(|path| forgotten(&name(path)));

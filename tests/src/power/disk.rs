@@ -392,7 +392,7 @@ impl Image {
             (Some(Some(ours)), Some(Some(theirs))) => {
                 let mut pairs = ours.iter().zip(&theirs);
                 let at = pairs.position(|(ours, theirs)| ours != theirs);
-                let at = at.unwrap_or(ours.len().min(theirs.len()));
+                let at = at.unwrap_or_else(|| ours.len().min(theirs.len()));
                 format!(
                     "octet {at}; it has {} octets here and {} there",
                     ours.len(),

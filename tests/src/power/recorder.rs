@@ -433,16 +433,14 @@ impl Recording {
                 }
             }
             "unlink" | "rmdir" | "unlinkat" => {
-                if self.paths(call)?.pop().is_some_and(|path| !is_there(&path)) {
+                let path = self.paths(call)?.pop();
+                if path.is_some_and(|path| !is_there(&path)) {
                     self.unlinked(call, span)?;
                 }
             }
             "rename" | "renameat" | "renameat2" => {
-                if self
-                    .paths(call)?
-                    .first()
-                    .is_some_and(|path| !is_there(path))
-                {
+                let paths = self.paths(call)?;
+                if paths.first().is_some_and(|path| !is_there(path)) {
                     self.renamed(call, span)?;
                 }
             }

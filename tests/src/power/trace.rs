@@ -5,7 +5,6 @@
 //! threads there are.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
@@ -116,7 +115,7 @@ pub fn under_strace(strace: &Path, command: &Command, trace: &Path, more: &[&str
         .arg(command.get_program())
         .args(command.get_args());
     for (name, value) in command.get_envs() {
-        traced.env(name, value.unwrap_or(OsStr::new("")));
+        traced.env(name, value.unwrap_or_default());
     }
     traced
 }
