@@ -241,7 +241,10 @@ impl<'t> Session<'t> {
         drop(self.server.take_refusals());
         if let Some(id) = &parameters.delivery_id {
             match self.claim(id).await? {
-                ControlFlow::Continue(claim) => self.message.claim = Some(claim),
+                ControlFlow::Continue(claim) => {
+                    self.group.was_abandoned = claim.was_abandoned();
+                    self.message.claim = Some(claim);
+                }
                 ControlFlow::Break(()) => return Ok(()),
             }
         }

@@ -36,6 +36,8 @@ pub struct Maildir {
     folder: Arc<Folder>,
     /// What the relay calls the message under way.
     delivery_id: Option<DeliveryId>,
+    /// A process was killed that had it in hand, perhaps since we looked into the folder.
+    was_abandoned: bool,
     draft: Option<Draft>,
 }
 
@@ -44,6 +46,13 @@ struct Folder {
     path: PathBuf,
     hostname: String,
     seen: Arc<Seen>,
+}
+
+/// The name of a file that has it from a delivery.
+#[derive(Debug)]
+struct Name {
+    text: String,
+    was_abandoned: bool,
 }
 
 /// Deliveries that were in a folder when this process first looked, wherever readers put them since.
@@ -94,6 +103,7 @@ impl Maildir {
         Ok(Self {
             folder,
             delivery_id: None,
+            was_abandoned: false,
             draft: None,
         })
     }
@@ -102,6 +112,7 @@ impl Maildir {
         if let Some((_, parameters)) = &group.mail {
             self.draft = None;
             self.delivery_id.clone_from(&parameters.delivery_id);
+            self.was_abandoned = group.was_abandoned;
         }
         if group.content.is_some() {
             self.draft = Some(Draft::default());
@@ -135,8 +146,12 @@ impl Maildir {
         if let Some(reply) = draft.failure.take() {
             return Verdict::ours(reply);
         }
-        let (folder, delivery_id) = (Arc::clone(&self.folder), self.delivery_id.take());
-        match blocking(move || draft.deliver(&folder, delivery_id.as_ref())).await {
+        let folder = Arc::clone(&self.folder);
+        let name = self.delivery_id.take().map(|id| Name {
+            text: format!("{NAMED}{id}"),
+            was_abandoned: self.was_abandoned,
+        });
+        match blocking(move || draft.deliver(&folder, name.as_ref())).await {
             Ok(()) => Verdict::ours(verdict::taken()),
             Err(error) => Verdict::ours(self.folder.refusal(&error)),
         }
@@ -188,11 +203,11 @@ impl Folder {
     }
 
     /// Moves a complete file into `new/`: from then on it is a message.
-    fn publish(&self, mut unfinished: Unfinished, name: Option<String>) -> io::Result<()> {
+    fn publish(&self, mut unfinished: Unfinished, name: Option<&Name>) -> io::Result<()> {
         let new = self.path.join("new");
         let own_name = unfinished.path.file_name().unwrap_or_default();
-        let (place, is_there) = match &name {
-            Some(name) => (new.join(name), self.has(name)?),
+        let (place, is_there) = match name {
+            Some(name) => (new.join(&name.text), self.has(name)?),
             None => (new.join(own_name), false),
         };
         if is_there || place.try_exists()? {
@@ -210,9 +225,14 @@ impl Folder {
         })
     }
 
-    /// Whether an earlier process has brought it. One look at the folder is enough: nobody else gives such names
-    /// while the delivery is in our hands. While it cannot be read nothing is known, and nothing taken.
-    fn has(&self, name: &str) -> io::Result<bool> {
+    /// Whether another process has brought it. One look at the folder is enough, for nobody else gives such names
+    /// while the delivery is in our hands; unless a process had it in hand since, and was killed. While the folder cannot
+    /// be read nothing is known, and nothing taken.
+    fn has(&self, name: &Name) -> io::Result<bool> {
+        let wanted = fingerprint(&name.text);
+        if name.was_abandoned {
+            return Ok(self.look()?.contains(&wanted));
+        }
         let seen = match self.seen.get() {
             Some(seen) => seen,
             None => {
@@ -220,7 +240,7 @@ impl Folder {
                 self.seen.get_or_init(|| seen)
             }
         };
-        Ok(!seen.is_empty() && seen.contains(&fingerprint(name)))
+        Ok(seen.contains(&wanted))
     }
 
     /// First `new/`: what a reader moves to `cur/` meanwhile is found there.
@@ -263,8 +283,7 @@ impl Draft {
         Ok(self)
     }
 
-    fn deliver(self, folder: &Folder, delivery_id: Option<&DeliveryId>) -> io::Result<()> {
-        let name = delivery_id.map(|id| format!("{NAMED}{id}"));
+    fn deliver(self, folder: &Folder, name: Option<&Name>) -> io::Result<()> {
         match self.spill(folder)?.file {
             Some(unfinished) => folder.publish(unfinished, name),
             None => Err(io::ErrorKind::NotFound.into()),

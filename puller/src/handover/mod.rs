@@ -102,6 +102,8 @@ pub struct Group {
     pub recipients: Vec<(ForwardPath, RcptParameters)>,
     /// DATA or BDAT.
     pub content: Option<Framing>,
+    /// A process was killed that had this delivery in hand: the target may have it already.
+    pub was_abandoned: bool,
 }
 
 impl Group {
@@ -116,6 +118,7 @@ impl Group {
         self.mail = None;
         self.recipients.clear();
         self.content = None;
+        self.was_abandoned = false;
     }
 }
 

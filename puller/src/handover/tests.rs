@@ -23,6 +23,7 @@ fn group(parameters: &str, recipients: &[&str], content: Option<Framing>) -> Gro
             .map(|address| recipient(address))
             .collect(),
         content,
+        ..Group::default()
     }
 }
 

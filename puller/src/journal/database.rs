@@ -61,6 +61,11 @@ pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
     configure(&connection).map_err(sqlite)?;
     migrate(&mut connection, path)?;
     check(&connection, path)?;
+    // As after a failed commit: a process that was killed right behind one has left the same pages. While another
+    // process reads the log, it has kept them from being read anew.
+    if let Err(error) = checkpoint(&connection) {
+        tracing::warn!(%error, "cannot write the log of the journal into its database");
+    }
     let (mark, pruned) = connection
         .query_row("SELECT steady, wall, pruned FROM state", [], |row| {
             let (steady, wall) = (Moment::from_millis(row.get(0)?), row.get(1)?);

@@ -1,12 +1,17 @@
 //! Who has which delivery in hand: one session at a time, in all processes that share the data directory.
 //!
-//! A delivery id stands for an octet of a file that nobody writes, and to hold it is a record lock on that octet. The
-//! locks belong to the open file (OFD locks, fcntl(2)), so the kernel frees them when the process is gone, however
+//! A delivery id stands for an octet of a file, and to hold it is a record lock on that octet, whether the file is so long or
+//! not. The locks belong to the open file (OFD locks, fcntl(2)), so the kernel frees them when the process is gone, however
 //! it went. Sessions of one process share the open file and with it the locks: a table keeps them apart.
+//!
+//! Whoever holds a delivery also raises a flag in the file, and lowers it when he lets go. One that is found raised was left by
+//! a process that was killed: how far it came with the delivery, only the target can tell. The flags need not survive a
+//! power failure, for that ends all processes, and a new one knows nothing and looks anyway.
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +26,11 @@ use super::JournalError;
 
 /// The octet of those who open the journal; no id has it.
 const OPENING: i64 = 0;
+/// Flags, an octet each. Two deliveries with the same one, both in hand just now, are a matter of great chance, and at worst
+/// a flag is raised that need not be, or lowered by the other one.
+const FLAGS: u64 = 1 << 20;
+const LOWERED: u8 = 0;
+const RAISED: u8 = 1;
 /// Another process that opens the journal is done by then.
 const OPENING_PATIENCE: Duration = Duration::from_secs(10);
 const OPENING_PAUSE: Duration = Duration::from_millis(5);
@@ -37,14 +47,16 @@ pub(super) struct Holds {
 pub(super) struct Hold {
     holds: Arc<Holds>,
     octet: i64,
+    was_abandoned: bool,
 }
 
 impl Holds {
     pub(super) fn open(path: &Path) -> io::Result<Arc<Self>> {
         let file = File::options()
             .read(true)
-            .append(true)
+            .write(true)
             .create(true)
+            .truncate(false)
             .open(path)?;
         Ok(Arc::new(Self {
             file,
@@ -79,14 +91,26 @@ impl Holds {
         match self.set(octet, libc::F_WRLCK) {
             Ok(()) => {
                 held.insert(octet);
-                Ok(Some(Hold {
+                let mut hold = Hold {
                     holds: Arc::clone(self),
                     octet,
-                }))
+                    was_abandoned: true,
+                };
+                hold.was_abandoned = self.flag(octet, RAISED)? != LOWERED;
+                Ok(Some(hold))
             }
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Sets the flag, and tells how it was.
+    fn flag(&self, octet: i64, value: u8) -> io::Result<u8> {
+        let (mut before, at) = ([LOWERED], octet.cast_unsigned() % FLAGS);
+        // Beyond the end of the file nothing was ever raised.
+        let _: usize = self.file.read_at(&mut before, at)?;
+        self.file.write_all_at(&[value], at)?;
+        Ok(before[0])
     }
 
     fn set(&self, octet: i64, kind: libc::c_int) -> nix::Result<()> {
@@ -106,9 +130,20 @@ impl Holds {
     }
 }
 
+impl Hold {
+    /// Whether a process was killed that had this delivery in hand.
+    pub(super) fn was_abandoned(&self) -> bool {
+        self.was_abandoned
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
         let mut held = self.holds.held();
+        if let Err(error) = self.holds.flag(self.octet, LOWERED) {
+            // Whoever comes next takes it for abandoned, and looks once more than he needs to.
+            tracing::warn!(%error, "cannot note that a delivery was let go");
+        }
         if let Err(error) = self.holds.set(self.octet, libc::F_UNLCK) {
             // It ends with the process at the latest; until then the delivery waits.
             tracing::error!(%error, "cannot let go of a delivery");
@@ -151,6 +186,24 @@ mod tests {
         drop((hold, second, other));
         assert!(one.take(&id("a")).unwrap().is_some());
         assert!(one.take(&id("b")).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_a_killed_process_had_in_hand_is_told_from_what_was_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("locks");
+        let take = |holds: &Arc<Holds>| holds.take(&id("a")).unwrap().unwrap();
+        let holds = Holds::open(&path).unwrap();
+        for _ in 0..2 {
+            assert!(!take(&holds).was_abandoned());
+        }
+        // As a kill leaves it: the lock is gone with the file, and nobody has cleared the octet.
+        let hold = take(&holds);
+        hold.holds.set(hold.octet, libc::F_UNLCK).unwrap();
+        let later = Holds::open(&path).unwrap();
+        assert!(take(&later).was_abandoned());
+        assert!(!take(&later).was_abandoned());
+        std::mem::forget(hold);
     }
 
     #[test]

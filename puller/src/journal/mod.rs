@@ -204,6 +204,12 @@ impl Claim {
         self.taken.contains(&key(recipient))
     }
 
+    /// Whether a process was killed that had this delivery in hand: the target may have it already.
+    #[must_use]
+    pub fn was_abandoned(&self) -> bool {
+        self.hold.was_abandoned()
+    }
+
     /// Records that the delivery is inside. The entry is on its way when this returns; the future only waits until it
     /// is durable. Who drops the future does not take it back.
     ///

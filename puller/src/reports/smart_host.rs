@@ -102,6 +102,7 @@ fn group(to: &ForwardPath, content: &[u8]) -> Group {
         mail: Some((ReversePath::Null, parameters)),
         recipients: vec![(to.clone(), recipient)],
         content: Some(Framing::Data),
+        ..Group::default()
     }
 }
 

@@ -97,7 +97,7 @@ impl Store {
         let spool = Spool::open(data_dir.join("spool"), chores.clone()).map_err(io)?;
         let database = data_dir.join("queue.db");
         let shared = Arc::new(Shared::load(&connection, database, spool)?);
-        shared.reserve_ids(&connection)?;
+        shared.reserve_ids(&connection);
         let (writer, thread) = Writer::start(connection, Arc::clone(&shared)).map_err(io)?;
         // From here on an error ends the writer too.
         let mut threads = Threads {

@@ -121,6 +121,30 @@ async fn a_named_delivery_is_in_a_maildir_once() {
     assert!(files(&path.join("tmp")).is_empty());
 }
 
+/// Another process brought it since this one looked, a reader moved it, and the process was killed before its entry.
+// covers: R-DUP
+#[tokio::test]
+async fn a_delivery_that_a_killed_process_had_in_hand_is_looked_for_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let open = async || Handover::open(&setup(Target::Maildir(path.into()))).await;
+    let mut daemon = open().await.unwrap();
+    assert!(deliver(&mut daemon, "1M7.1.X").await.is_positive());
+    let mut killed = open().await.unwrap();
+    assert!(deliver(&mut killed, "1M7.2.X").await.is_positive());
+    for name in ["delivery.1M7.1.X", "delivery.1M7.2.X"] {
+        let moved = path.join(format!("cur/{name}:2,S"));
+        std::fs::rename(path.join("new").join(name), moved).unwrap();
+    }
+    let abandoned = Group {
+        was_abandoned: true,
+        ..group(" XDELIVERYID=1M7.2.X", &["u@example.org"], DATA)
+    };
+    let (_, verdict) = send(&mut daemon, &abandoned).await;
+    assert!(verdict.unwrap().is_positive());
+    assert!(files(&path.join("new")).is_empty(), "{:?}", messages(path));
+}
+
 #[tokio::test]
 async fn without_a_name_every_message_is_another() {
     let folder = tempfile::tempdir().unwrap();

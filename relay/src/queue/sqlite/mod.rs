@@ -113,12 +113,13 @@ impl Shared {
     ///
     /// After a restart ids run ahead of the clock. One that was given to content whose message was never accepted must
     /// not be given again by the next run: its file may be there, and it is swept only if it is older than that run.
-    pub(super) fn reserve_ids(&self, connection: &Connection) -> Result<(), OpenError> {
+    /// On a full disk it cannot be written; mail must go out all the same.
+    pub(super) fn reserve_ids(&self, connection: &Connection) {
         let ahead = self.ids.next(Timestamp::now()).later(RESERVED_MILLIS);
         let update = "UPDATE setting SET value = max(value, ?1) WHERE name = 'mark'";
-        let updated = connection.execute(update, [ahead.0]);
-        updated.map_err(|error| OpenError::sqlite(&self.database, error))?;
-        Ok(())
+        if let Err(error) = connection.execute(update, [ahead.0]) {
+            tracing::warn!(%error, "cannot reserve ids");
+        }
     }
 
     /// Opens the database again for the writer. The log can be begun anew only when nobody reads it.
