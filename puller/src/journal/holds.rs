@@ -91,13 +91,17 @@ impl Holds {
         match self.set(octet, libc::F_WRLCK) {
             Ok(()) => {
                 held.insert(octet);
-                let mut hold = Hold {
+                drop(held);
+                // Where flags cannot be raised nothing is known of those before us. Whether mail can be taken then, the
+                // journal and the target find out.
+                let before = self.flag(octet, RAISED).inspect_err(|error| {
+                    tracing::warn!(%error, "cannot note that a delivery is in hand");
+                });
+                Ok(Some(Hold {
                     holds: Arc::clone(self),
                     octet,
-                    was_abandoned: true,
-                };
-                hold.was_abandoned = self.flag(octet, RAISED)? != LOWERED;
-                Ok(Some(hold))
+                    was_abandoned: !matches!(before, Ok(LOWERED)),
+                }))
             }
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
             Err(error) => Err(error.into()),
@@ -204,6 +208,16 @@ mod tests {
         assert!(take(&later).was_abandoned());
         assert!(!take(&later).was_abandoned());
         std::mem::forget(hold);
+    }
+
+    #[test]
+    fn a_full_disk_holds_nobody_up() {
+        let holds = Holds::open(Path::new("/dev/full")).unwrap();
+        for _ in 0..2 {
+            let hold = holds.take(&id("a")).unwrap().unwrap();
+            assert!(hold.was_abandoned(), "nothing is known");
+            assert!(holds.take(&id("a")).unwrap().is_none());
+        }
     }
 
     #[test]
