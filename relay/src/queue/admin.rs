@@ -229,7 +229,12 @@ impl Store {
         let held = self.hold(keys);
         let free = held.len() as u64;
         let now = self.shared.clock.now();
-        let change = Change { action, now, held };
+        let change = Change {
+            action,
+            ended_until: None,
+            now,
+            held,
+        };
         let changed = self.writer.change(change).await?;
         done.leased += named - free;
         done.unsuitable += free - changed;

@@ -4,6 +4,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use atrn_shared::smtp::address::Domain;
+use atrn_shared::steady::Moment;
+use jiff::Timestamp;
 
 use super::Store;
 use super::envelope::{Action, Lease, State};
@@ -13,7 +15,7 @@ use super::lease::{Held, SessionId};
 use super::query::Found;
 use super::retry::{self, Waiting};
 use super::sqlite::reader::{self, Oldest};
-use super::sqlite::writer::Change;
+use super::sqlite::writer::{Change, Now};
 
 /// Deliveries that are looked at, or removed, at a time: ageing must not stall accepts.
 const STEP: usize = 500;
@@ -35,17 +37,29 @@ impl Store {
         for state in [State::Queued, State::Deferred] {
             let left = max - held.len();
             let found = self.oldest(domain, state, hold_for, left, move |entry| {
-                let waiting = Waiting {
-                    held_since: entry.held_since,
-                    steady: now.steady,
-                    received_at: entry.received_at,
-                    wall: now.wall,
-                };
+                let waiting = waiting(entry.held_since, entry.received_at, now);
                 retry::is_overdue(&waiting, hold_for)
             });
             held.extend(found.await?);
         }
-        self.leases(held).await
+        self.still_overdue(held, hold_for).await
+    }
+
+    /// Reads what was found to be overdue once more, now that nobody else can change it: an admin may have kept it back,
+    /// or given it its whole time again, before it was held.
+    pub(super) async fn still_overdue(
+        &self,
+        held: Vec<Held>,
+        hold_for: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let mut leases = self.leases(held).await?;
+        let now = self.now();
+        leases.retain(|lease| {
+            let waits = matches!(lease.state, State::Deferred | State::Queued);
+            let waiting = waiting(lease.held_since, lease.received_at, now);
+            waits && retry::is_overdue(&waiting, hold_for)
+        });
+        Ok(leases)
     }
 
     /// Removes failed and expired deliveries of a domain that ended longer ago than `keep`; how many.
@@ -63,9 +77,12 @@ impl Store {
                 if held.is_empty() {
                     break;
                 }
-                let now = self.now().steady;
-                let action = Action::Remove;
-                let change = Change { action, now, held };
+                let change = Change {
+                    action: Action::Remove,
+                    ended_until: Some(limit),
+                    now: self.now().steady,
+                    held,
+                };
                 forgotten += self.writer.change(change).await?;
             }
         }
@@ -157,5 +174,14 @@ impl Store {
         let catalog = self.shared.catalog();
         let key = *catalog.keys.get(domain)?;
         (catalog.amount(key, state).deliveries > 0).then_some(key)
+    }
+}
+
+fn waiting(held_since: Moment, received_at: Timestamp, now: Now) -> Waiting {
+    Waiting {
+        held_since,
+        steady: now.steady,
+        received_at,
+        wall: now.wall,
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
 use atrn_shared::smtp::reply::Reply;
+use atrn_shared::steady::Moment;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,8 @@ pub struct Lease {
     pub(super) delivery: Delivery,
     pub(super) held: Held,
     pub(super) place: Place,
+    /// When its present wait began.
+    pub(super) held_since: Moment,
     /// CRC-32 of the content, where it has one.
     pub(super) checksum: Option<u32>,
     pub(super) shared: Arc<Shared>,

@@ -359,6 +359,7 @@ fn lease(
         delivery,
         held,
         place,
+        held_since: row.held_since(),
         checksum: row.checksum(),
         shared: Arc::clone(shared),
     }))
@@ -389,22 +390,20 @@ fn make_directories(data_dir: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// To SQLite a file without an octet is a new database. Where there are content files it is one that lost everything,
-/// and they would be taken for orphans.
+/// To SQLite no file, or one without an octet, is a new database. Where there are content files it is one that lost
+/// everything, and they would be taken for orphans.
 fn refuse_emptied(database: &Path, spool: &Path) -> Result<(), OpenError> {
-    if !std::fs::metadata(database).is_ok_and(|found| found.len() == 0) {
+    let what = match std::fs::metadata(database) {
+        Ok(found) if found.len() == 0 => "empty",
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "missing",
+        Err(error) => return Err(OpenError::io(database, error)),
+    };
+    if !body::has_files(spool) {
         return Ok(());
     }
-    let mut files = body::spool_directories(spool)
-        .flat_map(std::fs::read_dir)
-        .flatten();
-    match files.next() {
-        Some(_) => Err(OpenError::damaged(
-            database,
-            "empty, and there are content files",
-        )),
-        None => Ok(()),
-    }
+    let path = database.to_owned();
+    Err(OpenError::Lost { path, what })
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {

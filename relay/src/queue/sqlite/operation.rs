@@ -67,6 +67,9 @@ pub(in super::super) enum Verdict {
 #[derive(Debug)]
 pub(in super::super) struct Change {
     pub(in super::super) action: Action,
+    /// Only what has failed or expired, and did so up to this moment. What was found is looked at before it is held,
+    /// so that somebody may have decided otherwise in between.
+    pub(in super::super) ended_until: Option<Moment>,
     pub(in super::super) now: Moment,
     pub(in super::super) held: Vec<Held>,
 }
@@ -90,6 +93,15 @@ impl Accept {
             Body::Inline(content) => content.len(),
             Body::Spool(_) => 0,
         }
+    }
+}
+
+impl Change {
+    /// Whether a delivery that is in this state since then is meant.
+    pub(super) fn is_about(&self, state: State, since: Moment) -> bool {
+        let has_ended = matches!(state, State::Expired | State::Failed);
+        self.ended_until
+            .is_none_or(|until| has_ended && since <= until)
     }
 }
 

@@ -93,6 +93,10 @@ impl DeliveryRow {
         self.checksum
     }
 
+    pub(in super::super) fn held_since(&self) -> Moment {
+        self.held_since
+    }
+
     pub(super) fn stored_recipients(&self) -> Result<Vec<StoredRecipient>, StoreError> {
         serde_json::from_str(&self.recipients).map_err(|error| self.damaged("recipients", &error))
     }

@@ -180,17 +180,20 @@ impl<'a> Transaction<'a> {
     }
 
     pub(super) fn change(&mut self, change: &Change) -> rusqlite::Result<()> {
-        let query = "SELECT d.domain, d.state, m.size FROM delivery d
+        let query = "SELECT d.domain, d.state, m.size, d.since FROM delivery d
              JOIN message m ON m.key = d.message WHERE d.message = ?1 AND d.number = ?2";
         let mut changed = 0;
         for held in &change.held {
             let key = held.key();
             let found = self.connection.prepare_cached(query)?;
             // One that is gone, or in a state that the action has no meaning for, is left alone.
-            let Some((domain, state, size)) = first_row(found, key, |row| row.get::<_, i64>(2))?
-            else {
+            let rest = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(2)?, row.get(3)?));
+            let Some((domain, state, (size, since))) = first_row(found, key, rest)? else {
                 continue;
             };
+            if !change.is_about(state, Moment::from_millis(since)) {
+                continue;
+            }
             match change.action.target(state) {
                 None => continue,
                 Some(Target::Gone) => {

@@ -126,6 +126,68 @@ async fn failed_and_expired_mail_is_kept_for_its_time_from_its_end_on() {
     assert_eq!(world.rows("message"), 1);
 }
 
+/// The clock finds a delivery, an admin decides about it, and only then the clock holds it.
+#[tokio::test]
+async fn what_an_admin_decides_goes_before_what_the_clock_has_found() {
+    let world = World::new();
+    let [failed, retried, waits, held] = [
+        world.accept(&["user@a.example"]).await,
+        world.accept(&["user@a.example"]).await,
+        world.accept(&["user@a.example"]).await,
+        world.accept(&["user@a.example"]).await,
+    ];
+    let mut leases = world.claim(SESSION, &["a.example"], 4).await;
+    leases.truncate(2);
+    for lease in leases {
+        world
+            .store
+            .settle(lease, vec![never()], None)
+            .await
+            .unwrap();
+    }
+    world.make_older(DAY * 7);
+    let found = world.all().await;
+    world.change(Action::Retry, &retried.to_string()).await;
+    world.change(Action::Hold, &held.to_string()).await;
+    let hold = || {
+        let leases = &world.store.shared.leases;
+        let keys = found.iter().map(|item| item.delivery_id.key);
+        keys.filter_map(|key| leases.hold(key, SessionId::ADMIN))
+            .collect::<Vec<Held>>()
+    };
+    let overdue = world.store.still_overdue(hold(), DAY).await.unwrap();
+    let ids: Vec<_> = overdue.iter().map(|lease| lease.id.queue_id()).collect();
+    assert_eq!(ids, [waits]);
+    drop(overdue);
+    let now = world.store.now().steady;
+    let forget = sqlite::writer::Change {
+        action: Action::Remove,
+        ended_until: Some(now.before(DAY)),
+        now,
+        held: hold(),
+    };
+    assert_eq!(world.store.writer.change(forget).await.unwrap(), 1);
+    let left: Vec<_> = world.all().await.iter().map(|item| item.id).collect();
+    assert_eq!((left.contains(&failed), left.len()), (false, 3));
+    // One that failed once more, but only now, is kept for its whole time too.
+    let mut leases = world.claim(SESSION, &["a.example"], 4).await;
+    let lease = leases.remove(0);
+    assert_eq!(lease.id.queue_id(), retried);
+    world
+        .store
+        .settle(lease, vec![never()], None)
+        .await
+        .unwrap();
+    drop(leases);
+    let forget = sqlite::writer::Change {
+        action: Action::Remove,
+        ended_until: Some(now.before(DAY)),
+        now,
+        held: hold(),
+    };
+    assert_eq!(world.store.writer.change(forget).await.unwrap(), 0);
+}
+
 #[tokio::test]
 async fn a_report_is_there_if_and_only_if_its_reason_is() {
     let world = World::new();
