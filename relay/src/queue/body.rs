@@ -66,6 +66,12 @@ pub(super) fn spool_directories(spool: &Path) -> impl Iterator<Item = PathBuf> {
     (0..DIRECTORIES).map(|number| spool.join(format!("{number:02x}")))
 }
 
+/// Whether there is any content file in a spool directory.
+pub(super) fn has_files(spool: &Path) -> bool {
+    let files = spool_directories(spool).flat_map(std::fs::read_dir);
+    files.flatten().next().is_some()
+}
+
 /// A content file that is removed again unless [`SpoolFile::keep`] is called.
 #[derive(Debug)]
 pub(super) struct SpoolFile {

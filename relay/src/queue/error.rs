@@ -80,6 +80,14 @@ pub enum OpenError {
         /// What came of it.
         source: io::Error,
     },
+    /// Content files without the database that they belong to, missing or without an octet.
+    #[error("{}: {what}, and there is content of messages in spool/, which a new queue would remove; put the database back, or move spool/ away too; `atrn-relay queue salvage --to DIR` copies what can still be read, `queue restore` brings back a backup", path.display())]
+    Lost {
+        /// The database.
+        path: PathBuf,
+        /// Missing or empty.
+        what: &'static str,
+    },
     /// A later version of this program has been here.
     #[error("{}: written by a newer version of atrn-relay; install that version again", path.display())]
     Newer {

@@ -135,7 +135,7 @@ async fn a_damaged_database_is_refused_and_never_repaired() {
 
 /// SQLite would make a new database of it, and the sweep would remove the contents.
 #[tokio::test]
-async fn a_database_that_was_emptied_is_refused_while_there_are_contents() {
+async fn a_database_that_is_empty_or_missing_is_refused_while_there_are_contents() {
     let world = World::new();
     world
         .accept_content(&["user@a.example"], &pattern(200_000))
@@ -144,10 +144,19 @@ async fn a_database_that_was_emptied_is_refused_while_there_are_contents() {
     let World { directory, store } = world;
     drop(store);
     let path = directory.path().join("queue.db");
+    let refused = || {
+        let error = Store::open(directory.path()).unwrap_err();
+        assert!(matches!(error, OpenError::Lost { .. }), "{error}");
+        assert!(files[0].exists());
+        error.to_string()
+    };
     std::fs::write(&path, "").unwrap();
-    let error = Store::open(directory.path()).unwrap_err();
-    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
-    assert!(files[0].exists());
+    assert!(refused().contains("queue.db: empty, and there is content"));
+    std::fs::remove_file(&path).unwrap();
+    let missing = refused();
+    assert!(missing.contains("queue.db: missing, and there is content"));
+    assert!(!missing.contains('\n') && missing.contains("move spool/ away too"));
+    assert!(!path.exists(), "nothing was begun");
 
     std::fs::remove_file(&files[0]).unwrap();
     drop(Store::open(directory.path()).unwrap());
