@@ -20,8 +20,13 @@ use crate::schedule;
 use crate::session::{Pull, Purpose};
 use crate::status::{DaemonLock, RelayStatus, StatusFiles};
 
-/// Sessions have so long to end between two messages; then their connections are closed under them.
-pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+/// Sessions have so long to end between two messages; then their connections are closed under them …
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+/// … but while the target has a whole message and has not spoken yet, this long. With what comes before and behind it,
+/// less than `TimeoutStopSec` in docs/operations.md.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(60);
+/// What the target said is passed on, if the relay still listens.
+const PASS_ON_TIMEOUT: Duration = Duration::from_secs(2);
 
 struct Daemon {
     path: PathBuf,
@@ -168,15 +173,46 @@ impl Daemon {
         self.relays.insert(name, Relay { settings, stop });
     }
 
-    /// Every session ends at its next message boundary, or is cut off: no message is ever half handed over.
+    /// Every session ends at its next message boundary, or is cut off: no message is ever half handed over. A verdict is
+    /// awaited longer.
     async fn end(mut self) {
         info!("shutting down");
         let ended = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
+        let in_time = tokio::select! {
+            biased;
+            () = ended => true,
+            () = patience(Some(&self.journal)) => false,
+        };
+        if !in_time {
             warn!("sessions did not end in time and are cut off");
             self.tasks.shutdown().await;
         }
         self.journal.end().await;
+    }
+}
+
+/// How long sessions have that were told to stop.
+///
+/// Where the target ponders over a message, its word is awaited and written down: of a session that is cut off there,
+/// the message may be inside, and nobody would know it when the relay offers it again (OWN-4).
+pub(crate) async fn patience(journal: Option<&Journal>) {
+    tokio::time::sleep(STOP_TIMEOUT).await;
+    let Some(journal) = journal else { return };
+    let messages = journal.expected_entries();
+    if messages == 0 {
+        return;
+    }
+    info!(
+        messages,
+        "waiting for the verdict of the mail server inside"
+    );
+    let verdicts = tokio::time::timeout(VERDICT_TIMEOUT, journal.no_entries_expected()).await;
+    match verdicts {
+        Ok(()) => tokio::time::sleep(PASS_ON_TIMEOUT).await,
+        Err(_) => error!(
+            messages = journal.expected_entries(),
+            "no verdict of the mail server inside: what it takes now will come twice"
+        ),
     }
 }
 
@@ -222,5 +258,35 @@ async fn pull_for_ever(mut changes: watch::Receiver<Pull>, files: StatusFiles) {
 async fn save(files: &StatusFiles, name: &str, status: &RelayStatus) {
     if let Err(error) = files.save(name, status).await {
         warn!(relay = name, %error, "cannot write the status file");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// What a supervisor must allow for is documented, so that it does not become more unnoticed.
+    // covers: OWN-4
+    #[tokio::test(start_paused = true)]
+    async fn a_verdict_is_awaited_and_not_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        let seconds = async |journal: Option<&Journal>| {
+            let began = Instant::now();
+            patience(journal).await;
+            began.elapsed().as_secs()
+        };
+        assert_eq!(seconds(None).await, 8);
+        assert_eq!(seconds(Some(&journal)).await, 8);
+        let pondering = journal.expect_entry();
+        assert_eq!(seconds(Some(&journal)).await, 68);
+        let answered = async {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            drop(pondering);
+        };
+        let (waited, ()) = tokio::join!(seconds(Some(&journal)), answered);
+        assert_eq!(waited, 32);
     }
 }

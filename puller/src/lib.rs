@@ -12,6 +12,7 @@ pub mod handover;
 pub mod journal;
 mod login;
 pub mod outcome;
+mod private;
 pub mod reports;
 pub mod reversed;
 pub mod schedule;

@@ -386,6 +386,8 @@ impl<'t> Session<'t> {
     }
 
     async fn end_of_message(&mut self, summary: Summary) {
+        // From here on the message may be inside: we are not cut off before that is known and written down (OWN-4).
+        let expected = self.terms.journal.expect_entry();
         let verdict = self.handover.finish().await;
         self.message
             .judged(&verdict, summary.octets, self.count, self.terms);
@@ -395,6 +397,7 @@ impl<'t> Session<'t> {
         } else {
             Ok(())
         };
+        drop(expected);
         self.message.claim = None;
         self.message.refusal = None;
         self.message.content = None;

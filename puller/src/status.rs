@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Outcome, Severity};
+use crate::private;
 use crate::session::Report;
 
 /// A relay as its last pulls left it.
@@ -173,11 +174,8 @@ impl DaemonLock {
         let failed = |error: io::Error| {
             Failure::new(ExitCode::Config, format!("{}: {error}", path.display()))
         };
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(failed)?;
+        private::make(&path).map_err(failed)?;
+        let file = File::options().append(true).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(Failure::failed(format!(
@@ -206,6 +204,8 @@ fn gone(error: io::Error) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::reversed::Tally;
 
@@ -271,6 +271,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(!DaemonLock::is_held(folder.path()));
         let lock = DaemonLock::take(folder.path()).unwrap();
+        let metadata = fs::metadata(folder.path().join("daemon.lock")).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
         assert!(DaemonLock::is_held(folder.path()));
         assert!(DaemonLock::take(folder.path()).is_err());
         drop(lock);

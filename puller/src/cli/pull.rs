@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::{chosen, load, runtime, stop_on_signals};
 use crate::config::{PullerConfig, RelayConfig};
-use crate::daemon::STOP_TIMEOUT;
+use crate::daemon::patience;
 use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::reports::{Reports, Traffic};
@@ -66,14 +66,14 @@ impl PullCommand {
             // Last: what is wrong with the files leaves nothing behind.
             let status = StatusFiles::open(&config.data_dir)?;
             if self.dry_run {
-                return pull_all(pulls, &stop, None).await;
+                return pull_all(pulls, &stop, None, None).await;
             }
             let journal = Journal::open(&config.data_dir)?;
             for pull in &mut pulls {
                 pull.reports.clone_from(&reports);
                 pull.purpose = Purpose::Mail(journal.clone());
             }
-            let rows = pull_all(pulls, &stop, Some(&status)).await;
+            let rows = pull_all(pulls, &stop, Some(&status), Some(&journal)).await;
             journal.end().await;
             rows
         });
@@ -144,6 +144,7 @@ async fn pull_all(
     pulls: Vec<Pull>,
     stop: &CancellationToken,
     status: Option<&StatusFiles>,
+    journal: Option<&Journal>,
 ) -> Result<Vec<Row>, Failure> {
     let mut rows: Vec<Option<Row>> = pulls.iter().map(|_| None).collect();
     let mut tasks = JoinSet::new();
@@ -155,11 +156,12 @@ async fn pull_all(
     }
     let deadline = async {
         stop.cancelled().await;
-        tokio::time::sleep(STOP_TIMEOUT).await;
+        patience(journal).await;
     };
     tokio::pin!(deadline);
     loop {
         let joined = tokio::select! {
+            biased;
             joined = tasks.join_next() => joined,
             () = &mut deadline => return Err(Failure::new(ExitCode::TryLater, "stopped in the middle of a message")),
         };

@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params}
 use rusqlite_migration::{Error, M, Migrations};
 use serde::Serialize;
 
+use super::recipient::{self, Recipient};
 use super::{KEEP, OpenError};
 
 /// "atrj" in the header of the file: opening somebody else's database must not add tables to it.
@@ -40,7 +41,7 @@ pub(super) struct Opened {
 /// What the journal says of an id that it has.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Found {
-    Recipients(BTreeSet<String>),
+    Recipients(BTreeSet<Recipient>),
     Whole,
 }
 
@@ -231,15 +232,16 @@ fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
 /// What is known of an id.
 pub(super) fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Found>> {
     let mut statement = connection.prepare_cached("SELECT recipients FROM taken WHERE id = ?1")?;
-    let found = statement.query_row([id], |row| row.get::<_, Option<String>>(0));
+    let found = statement.query_row([id], |row| row.get::<_, Option<Vec<u8>>>(0));
     let Some(recipients) = found.optional()? else {
         return Ok(None);
     };
-    let Some(text) = recipients else {
+    let Some(octets) = recipients else {
         return Ok(Some(Found::Whole));
     };
-    let recipients = serde_json::from_str(&text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
+    let recipients = recipient::read(&octets).ok_or_else(|| {
+        let text = "recipients that were cut short".to_owned();
+        failure(rusqlite::ffi::SQLITE_CORRUPT, text)
     })?;
     Ok(Some(Found::Recipients(recipients)))
 }
@@ -259,11 +261,9 @@ impl<'c> Change<'c> {
     pub(super) fn add(
         &self,
         id: &DeliveryId,
-        recipients: Option<&BTreeSet<String>>,
+        recipients: Option<&BTreeSet<Recipient>>,
     ) -> rusqlite::Result<()> {
-        let recipients = recipients.map(serde_json::to_string).transpose();
-        let recipients =
-            recipients.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        let recipients = recipients.map(recipient::written);
         let add = "INSERT OR REPLACE INTO taken (id, at, recipients) VALUES (?1, ?2, ?3)";
         let mut statement = self.connection.prepare_cached(add)?;
         statement.execute(params![id.as_str(), self.now.millis(), recipients])?;

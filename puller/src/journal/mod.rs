@@ -9,7 +9,9 @@
 
 mod database;
 mod error;
+mod expected;
 mod holds;
+mod recipient;
 mod writer;
 
 use std::collections::BTreeSet;
@@ -23,10 +25,14 @@ use atrn_shared::smtp::parameter::DeliveryId;
 use rusqlite::Connection;
 use tokio::task::spawn_blocking;
 
+use crate::private;
 use database::Found;
 pub use database::Summary;
 pub use error::{JournalError, OpenError};
+pub use expected::Expectation;
+use expected::Expected;
 use holds::{Hold, Holds};
+use recipient::Recipient;
 use writer::{Entry, Writer};
 
 /// Entries are kept longer than any relay holds mail.
@@ -50,6 +56,7 @@ struct Shared {
     database: PathBuf,
     holds: Arc<Holds>,
     readers: Mutex<Vec<Connection>>,
+    expected: Expected,
     writer: Writer,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -69,7 +76,7 @@ pub enum Begun {
 #[derive(Debug)]
 pub struct Claim {
     id: DeliveryId,
-    taken: BTreeSet<String>,
+    taken: BTreeSet<Recipient>,
     journal: Journal,
     hold: Hold,
 }
@@ -90,12 +97,16 @@ impl Journal {
     /// What is wrong with it. A damaged journal is refused, never mended silently.
     pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
         let locks = data_dir.join(LOCKS);
+        let make = |path: &Path| private::make(path).map_err(|source| OpenError::io(path, source));
+        make(&locks)?;
         let holds = Holds::open(&locks).map_err(|source| OpenError::io(&locks, source))?;
         let database = data_dir.join(DATABASE);
         // Two processes that both make the schema would be in each other's way.
         let opening = holds
             .opening()
             .map_err(|source| OpenError::io(&locks, source))?;
+        // SQLite gives the files beside it the same mode.
+        make(&database)?;
         let opened = database::open(&database)?;
         drop(opening);
         let (writer, thread) = Writer::start(opened, database.clone())
@@ -104,6 +115,7 @@ impl Journal {
             database,
             holds,
             readers: Mutex::default(),
+            expected: Expected::none(),
             writer,
             thread: Mutex::new(Some(thread)),
         };
@@ -175,6 +187,22 @@ impl Journal {
         }
     }
 
+    /// Says that the target has a whole message: until the guard is dropped, an entry may follow.
+    pub fn expect_entry(&self) -> Expectation {
+        self.shared.expected.one_more()
+    }
+
+    /// How many entries may follow at any moment, over all sessions of the process.
+    #[must_use]
+    pub fn expected_entries(&self) -> usize {
+        self.shared.expected.count()
+    }
+
+    /// Waits until there is no such entry.
+    pub async fn no_entries_expected(&self) {
+        self.shared.expected.met().await;
+    }
+
     /// [`Journal::close`] for a process that is about to end: what a session has left behind is still written, but a
     /// disk that hangs does not keep the process.
     pub async fn end(self) {
@@ -201,7 +229,7 @@ impl Claim {
     /// Whether a recipient took the delivery when it was offered before.
     #[must_use]
     pub fn was_taken_by(&self, recipient: &ForwardPath) -> bool {
-        self.taken.contains(&key(recipient))
+        self.taken.contains(&Recipient::of(recipient))
     }
 
     /// Whether a process was killed that had this delivery in hand: the target may have it already.
@@ -227,7 +255,7 @@ impl Claim {
         let recipients = match taken {
             Taken::Whole => None,
             Taken::Recipients(more) => {
-                all.extend(more.iter().map(key));
+                all.extend(more.iter().map(Recipient::of));
                 Some(all)
             }
         };
@@ -237,11 +265,6 @@ impl Claim {
             hold,
         })
     }
-}
-
-/// As the relay writes it each time, for it prints what it stored.
-fn key(recipient: &ForwardPath) -> String {
-    recipient.to_string()
 }
 
 impl Shared {

@@ -4,7 +4,7 @@
 CREATE TABLE taken (
     id         TEXT PRIMARY KEY,     -- as it stood behind XDELIVERYID
     at         INTEGER NOT NULL,     -- on the steady clock, in milliseconds
-    recipients TEXT                  -- JSON: forward-paths; NULL: everybody that the delivery was for
+    recipients BLOB                  -- 16 octets of the SHA-256 of each forward-path; NULL: everybody it was for
 ) STRICT, WITHOUT ROWID;
 
 -- What a process leaves to the next one, written now and then.

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 
 use atrn_shared::cli::{ExitCode, Failure};
 use tempfile::TempDir;
@@ -77,6 +78,44 @@ async fn a_delivery_taken_in_part_is_not_taken() {
     assert!(third.was_taken_by(&ann) && third.was_taken_by(&bob) && !third.was_taken_by(&eve));
     third.commit(Taken::Whole).await.unwrap();
     assert_eq!(word(&journal, &id(1)), "taken");
+}
+
+/// The addresses are of the relay's choosing: what it can make us keep of them does not depend on their length.
+#[tokio::test]
+async fn a_relay_cannot_fill_the_disk_with_recipients() {
+    let folder = TempDir::new().unwrap();
+    let journal = Journal::open(folder.path()).unwrap();
+    let long = |number| path(&format!("{number:064}@{}.example", "d".repeat(63)));
+    let everybody: Vec<_> = (0..100).map(long).collect();
+    let claimed = claim(&journal, &id(1));
+    let committed = claimed.commit(Taken::Recipients(everybody.clone()));
+    committed.await.unwrap();
+    let connection = Connection::open(folder.path().join(DATABASE)).unwrap();
+    let kept = "SELECT length(recipients) FROM taken";
+    let kept: i64 = connection.query_row(kept, [], |row| row.get(0)).unwrap();
+    assert_eq!(kept, 100 * 16);
+    let again = claim(&journal, &id(1));
+    assert!(everybody.iter().all(|path| again.was_taken_by(path)));
+}
+
+/// Whatever the umask says: a user of the host who could open the locks could keep our mail out.
+#[test]
+fn its_files_are_for_nobody_else() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path().join("data");
+    atrn_shared::directory::make_durable(&folder).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    // As an earlier version left it.
+    fs::write(folder.join(LOCKS), "").unwrap();
+    let journal = Journal::open(&folder).unwrap();
+    drop(claim(&journal, &id(1)).commit(Taken::Whole));
+    let files = fs::read_dir(&folder).unwrap();
+    let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    assert_eq!(files.len(), 4, "{files:?}");
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
 }
 
 // covers: R-DUP

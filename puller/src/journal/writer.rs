@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::JournalError;
 use super::database::{self, Change, Opened};
 use super::holds::Hold;
+use super::recipient::Recipient;
 
 /// Entries whose age is looked at for each that is added. So all are looked at once while a quarter of them is
 /// replaced: none stays much longer than it should, and no commit waits for it.
@@ -45,7 +46,7 @@ pub(super) struct Writer {
 pub(super) struct Entry {
     pub(super) id: DeliveryId,
     /// `None`: everybody.
-    pub(super) recipients: Option<BTreeSet<String>>,
+    pub(super) recipients: Option<BTreeSet<Recipient>>,
     #[expect(dead_code, reason = "the delivery is held as long as this lives")]
     pub(super) hold: Hold,
 }
