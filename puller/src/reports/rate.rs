@@ -77,8 +77,22 @@ impl Window {
         &mut self.counts[(minute % MINUTES as u64) as usize]
     }
 
+    /// Counts no less than another one did of the same, in any minute.
+    pub(super) fn raise_to(&mut self, other: &Self) {
+        let mut other = other.clone();
+        let latest = self.latest.max(other.latest);
+        self.advance_to(latest);
+        other.advance_to(latest);
+        for (count, other) in self.counts.iter_mut().zip(other.counts) {
+            *count = other.max(*count);
+        }
+    }
+
     fn advance(&mut self, now: Duration) {
-        let minute = now.as_secs() / 60;
+        self.advance_to(now.as_secs() / 60);
+    }
+
+    fn advance_to(&mut self, minute: u64) {
         let passed = minute.saturating_sub(self.latest).min(MINUTES as u64);
         for _ in 0..passed {
             self.latest += 1;
@@ -148,6 +162,22 @@ mod tests {
         let _ = window.take(minutes(66 + 61), 1).unwrap();
         window.give_back(ticket);
         assert!(!window.is_open(minutes(66 + 61), 1));
+    }
+
+    #[test]
+    fn of_two_counts_the_larger_one_of_each_minute() {
+        let mut counts = [Window::default(), Window::default()];
+        for (which, minute) in [(0, 1), (0, 1), (0, 3), (1, 1), (1, 3), (1, 3), (1, 50)] {
+            assert!(counts[which].take(minutes(minute), 9).is_some());
+        }
+        for (mut one, other) in [
+            (counts[0].clone(), counts[1].clone()),
+            (counts[1].clone(), counts[0].clone()),
+        ] {
+            one.raise_to(&other);
+            assert!(!one.is_open(minutes(50), 5) && one.is_open(minutes(50), 6));
+            assert!(!one.is_open(minutes(62), 3) && one.is_open(minutes(62), 4));
+        }
     }
 
     proptest! {

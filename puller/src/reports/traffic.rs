@@ -37,6 +37,8 @@ pub struct Traffic {
 struct State {
     /// As this process saw it last.
     window: Window,
+    /// Something in it did not get into the file.
+    is_ahead: bool,
     /// When the smart host was last found out of reach.
     failed_at: Option<Duration>,
 }
@@ -101,15 +103,23 @@ impl Traffic {
                 Ok(file) => file,
                 Err(error) => {
                     warn!(path = %path.display(), %error, "reports are counted in this process only");
-                    return traffic.with(|state, now| change(&mut state.window, now));
+                    return traffic.with(|state, now| {
+                        state.is_ahead = true;
+                        change(&mut state.window, now)
+                    });
                 }
             };
-            let mut window = Kept::read(&mut file).unwrap_or_default();
+            let kept = Kept::read(&mut file);
+            let mut window = traffic.with(|state, _| state.known(kept));
             let result = change(&mut window, uptime());
-            if let Err(error) = Kept::write(&mut file, &window) {
+            let written = Kept::write(&mut file, &window);
+            if let Err(error) = &written {
                 warn!(path = %path.display(), %error, "cannot write the count of reports");
             }
-            traffic.with(|state, _| state.window = window);
+            traffic.with(|state, _| {
+                state.window = window;
+                state.is_ahead = written.is_err();
+            });
             result
         });
         changed.await.ok()
@@ -119,6 +129,20 @@ impl Traffic {
         // Counters: a panic elsewhere leaves them as good as they were.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         look(&mut state, uptime())
+    }
+}
+
+impl State {
+    /// What counts, given what the file says. A file that says nothing, or not all, takes back nothing that this process
+    /// has counted: on a full disk there would else be no limit.
+    fn known(&self, kept: Option<Window>) -> Window {
+        let Some(mut kept) = kept else {
+            return self.window.clone();
+        };
+        if self.is_ahead {
+            kept.raise_to(&self.window);
+        }
+        kept
     }
 }
 
@@ -149,9 +173,10 @@ impl Kept {
             window: window.clone(),
         };
         let text = serde_json::to_string(&kept)?;
+        // In place: what is overwritten needs no room on the disk, and where it fails the old count is still there.
         file.rewind()?;
-        file.set_len(0)?;
-        file.write_all(text.as_bytes())
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)
     }
 }
 
@@ -184,7 +209,7 @@ mod tests {
         assert!(!one.is_open(2));
         one.give_back(ticket).await;
         assert!(one.is_open(2) && other.take(2).await.is_some());
-        // What was written before the machine started, or by nobody, counts no more.
+        // What was written before the machine started, or by nobody, counts no more, but for who counted it.
         let text = fs::read_to_string(&path).unwrap();
         for text in [
             text.replacen("\"boot\":\"", "\"boot\":\"x", 1),
@@ -192,9 +217,59 @@ mod tests {
             text[..50].to_owned(),
         ] {
             fs::write(&path, text).unwrap();
-            assert!(one.take(1).await.is_some());
-            assert!(other.take(1).await.is_none());
+            let another = Traffic::shared(folder.path());
+            assert!(another.take(1).await.is_some());
+            assert!(one.take(1).await.is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_loses_its_count_takes_nothing_back() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join(COUNT_FILE);
+        let traffic = Traffic::shared(folder.path());
+        assert!(traffic.take(2).await.is_some());
+        fs::write(&path, "").unwrap();
+        assert!(traffic.take(2).await.is_some());
+        fs::write(&path, "").unwrap();
+        assert!(traffic.take(2).await.is_none());
+        // What is known is in the file again.
+        assert!(Traffic::shared(folder.path()).take(2).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn on_a_full_disk_the_limit_stands() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join(COUNT_FILE);
+        let traffic = Traffic::shared(folder.path());
+        let early = traffic.take(9).await.unwrap();
+        let before = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        assert!(traffic.take(3).await.is_some() && traffic.take(3).await.is_some());
+        assert!(traffic.take(3).await.is_none() && !traffic.is_open(3));
+        traffic.give_back(early).await;
+        let _ = traffic.take(3).await.unwrap();
+        // Later there is room again, and an older count in the file.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, before).unwrap();
+        assert!(traffic.take(3).await.is_none());
+        assert!(Traffic::shared(folder.path()).take(3).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_count_that_needs_fewer_digits_is_read_again() {
+        let folder = TempDir::new().unwrap();
+        let (one, other) = (
+            Traffic::shared(folder.path()),
+            Traffic::shared(folder.path()),
+        );
+        let mut tickets = Vec::new();
+        for _ in 0..10 {
+            tickets.push(one.take(10).await.unwrap());
+        }
+        one.give_back(tickets.remove(0)).await;
+        assert!(other.take(10).await.is_some() && other.take(10).await.is_none());
     }
 
     #[tokio::test]
