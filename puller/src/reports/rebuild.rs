@@ -20,6 +20,9 @@ use mail_builder::mime::{BodyPart, MimePart};
 use super::rule::Report;
 use super::status::{Action, Recipient};
 
+/// How many recipients are named to people; programs are told of all.
+const NAMED_MAX: usize = 20;
+
 /// What the new message is told from outside.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stamp<'s> {
@@ -113,23 +116,26 @@ fn words(report: &Report, domain: &Domain) -> String {
             "Your message was passed on, to a mail server that sends no confirmations, for",
         ),
     ] {
-        let mut recipients = report
+        let recipients: Vec<_> = report
             .status
             .recipients
             .iter()
             .filter(|recipient| recipient.action == action)
-            .peekable();
-        if recipients.peek().is_none() {
+            .collect();
+        if recipients.is_empty() {
             continue;
         }
         // Writing into memory can not fail.
         let _ = write!(text, "\r\n{introduction}\r\n\r\n");
-        for recipient in recipients {
+        for recipient in recipients.iter().take(NAMED_MAX) {
             let (mailbox, status) = (ascii(&recipient.mailbox), recipient.status);
             let _ = match action {
                 Action::Failed => write!(text, "  <{mailbox}>: {} ({status})\r\n", meaning(status)),
                 Action::Relayed => write!(text, "  <{mailbox}>\r\n"),
             };
+        }
+        if recipients.len() > NAMED_MAX {
+            let _ = write!(text, "  and {} more\r\n", recipients.len() - NAMED_MAX);
         }
     }
     text
@@ -363,6 +369,37 @@ mod tests {
             content.contains("Diagnostic-Code: smtp; 452 the message waited for too long\r\n"),
             "{content}"
         );
+    }
+
+    /// The list is made of what a relay chose: it shall not fill a page.
+    // covers: R3464-1
+    #[test]
+    fn of_many_recipients_people_are_told_some_and_programs_all() {
+        let recipient = |number: usize| {
+            format!(
+                "Final-Recipient: rfc822; u{number}@example.org\r\nAction: failed\r\nStatus: 5.1.1\r\n"
+            )
+        };
+        for (count, more) in [
+            (20, ""),
+            (21, "  and 1 more\r\n"),
+            (300, "  and 280 more\r\n"),
+        ] {
+            let recipients: Vec<_> = (1..=count).map(recipient).collect();
+            let content = rebuilt(
+                &report(
+                    "Reporting-MTA: dns; r.example",
+                    &recipients.join("\r\n"),
+                    "",
+                ),
+                "a@source.example",
+            );
+            assert_eq!(content.matches("  <u").count(), 20);
+            let last =
+                format!("  <u20@example.org>: there is no such mailbox (5.1.1)\r\n{more}\r\n--");
+            assert!(content.contains(&last), "{content}");
+            assert_eq!(content.matches("Final-Recipient: ").count(), count);
+        }
     }
 
     proptest! {

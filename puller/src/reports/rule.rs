@@ -5,7 +5,7 @@ use atrn_shared::smtp::address::{Domain, ForwardPath};
 use jiff::Zoned;
 
 use super::mime::{Part, id_and_date};
-use super::status::{self, Status, StatusError, is_identifier};
+use super::status::{self, Status, StatusError, is_identifier, is_plain};
 
 /// Octets of a report as it comes from the relay.
 pub(super) const REPORT_OCTETS: usize = 64 * 1024;
@@ -38,14 +38,18 @@ pub(super) enum NoReport {
     TooLarge,
 }
 
-/// Whether somebody outside may be told at such an address: a domain of the Internet, and not a network of one's own,
-/// where a smart host might find a door that is not meant for mail from a DMZ.
+/// Whether somebody outside may be told at such an address: one word that says nothing but who it is, at a domain of the
+/// Internet, and not a network of one's own, where a smart host might find a door that is not meant for mail from a DMZ.
 pub(super) fn is_outside(path: &ForwardPath) -> bool {
-    path.domain().is_some_and(|domain| {
-        let top = domain.as_str().rsplit('.').next().unwrap_or_default();
-        let is_number = top.bytes().all(|octet| octet.is_ascii_digit());
-        domain.labels() >= 2 && !is_number && !PRIVATE_TOPS.contains(&top)
-    })
+    let ForwardPath::Mailbox(mailbox) = path else {
+        return false;
+    };
+    is_plain(mailbox)
+        && mailbox.domain().is_some_and(|domain| {
+            let top = domain.as_str().rsplit('.').next().unwrap_or_default();
+            let is_number = top.bytes().all(|octet| octet.is_ascii_digit());
+            domain.labels() >= 2 && !is_number && !PRIVATE_TOPS.contains(&top)
+        })
 }
 
 /// Names that are not, or must not be, found in the DNS of the Internet: RFC 6761, RFC 6762 §3 and appendix G, RFC 7686,
@@ -240,6 +244,31 @@ mod tests {
         ] {
             let path = ForwardPath::from_address(path).unwrap();
             assert_eq!(is_outside(&path), expected, "{path}");
+        }
+    }
+
+    // covers: R3464-1
+    #[test]
+    fn the_address_of_the_sender_is_one_word() {
+        for (local_part, expected) in [
+            ("ann+list/x=1", true),
+            ("gr\u{fc}n", true),
+            ("\"your account is locked, call 555 0100\"", false),
+            ("\"ann\"", false),
+            ("buy\u{a0}now", false),
+            ("buy\u{3000}now", false),
+            ("buy\u{2028}now", false),
+            ("buy\u{2800}now", false),
+            ("buy\u{200b}now", false),
+            ("\u{202e}nna", false),
+            ("\u{2066}ann", false),
+            ("ann\u{e0041}", false),
+            ("ann\u{fe0f}", false),
+            ("an\u{ad}n", false),
+        ] {
+            let path = ForwardPath::from_address(&format!("{local_part}@source.example"));
+            let path = path.unwrap_or_else(|_| panic!("{local_part:?}"));
+            assert_eq!(is_outside(&path), expected, "{path:?}");
         }
     }
 

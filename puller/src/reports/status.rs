@@ -204,12 +204,33 @@ impl Fields {
     }
 }
 
-/// A mailbox without quoting: whole sentences fit between quotes. What no recipient of ours may look like
-/// (R5321-7) is not reported either.
+/// What no recipient of ours may look like (R5321-7) is not reported either.
 fn plain_mailbox(text: &str) -> Option<Mailbox> {
-    let mailbox = Mailbox::parse(text).ok()?;
-    let odd = |c: char| c == '"' || c.is_control() || LOCAL_PART_FORBIDDEN.contains(c);
-    (!mailbox.local_part().contains(odd)).then_some(mailbox)
+    Mailbox::parse(text).ok().filter(|mailbox| {
+        is_plain(mailbox)
+            && !mailbox
+                .local_part()
+                .contains(|c| LOCAL_PART_FORBIDDEN.contains(c))
+    })
+}
+
+/// Whether a mailbox is one word to whoever reads it. Whole sentences fit between quotes, and between spaces of
+/// Unicode; what cannot be seen may turn an address into another one.
+pub(super) fn is_plain(mailbox: &Mailbox) -> bool {
+    let odd = |c: char| c == '"' || c.is_whitespace() || c.is_control() || is_invisible(c);
+    !mailbox.as_str().contains(odd)
+}
+
+/// Characters for formatting (category Cf), and others without a form of their own: blanks, fillers and selectors.
+/// Ranges, for the standard library does not know them.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{AD}' | '\u{34F}' | '\u{600}'..='\u{605}' | '\u{61C}' | '\u{6DD}' | '\u{70F}' | '\u{890}'..='\u{891}'
+        | '\u{8E2}' | '\u{115F}'..='\u{1160}' | '\u{17B4}'..='\u{17B5}' | '\u{180B}'..='\u{180F}'
+        | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{2800}' | '\u{3164}'
+        | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFA0}' | '\u{FFF0}'..='\u{FFFB}' | '\u{110BD}' | '\u{110CD}'
+        | '\u{13430}'..='\u{1343F}' | '\u{1BCA0}'..='\u{1BCA3}' | '\u{1D173}'..='\u{1D17A}'
+        | '\u{E0000}'..='\u{E0FFF}')
 }
 
 /// RFC 6533 §3: `\x{E9}` stands for a character where octets above 127 must not.

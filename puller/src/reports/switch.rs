@@ -93,7 +93,7 @@ impl Switch {
     /// The first recipient of a message from nobody, and none of ours.
     fn report_to(&mut self, path: &ForwardPath) -> Option<Reply> {
         let Some(outside) = &self.outside else {
-            return Some(not_asked_for());
+            return Some(no_way_out());
         };
         let Reports {
             traffic,
@@ -215,6 +215,14 @@ fn identifier() -> String {
 
 fn not_asked_for() -> Reply {
     Reply::new(550, "5.7.1", "Mail for this domain was not asked for")
+}
+
+fn no_way_out() -> Reply {
+    Reply::new(
+        550,
+        "5.7.1",
+        "This puller passes no reports to outside: it has no [reports]",
+    )
 }
 
 fn no_report(reason: &dyn std::fmt::Display) -> Reply {

@@ -166,6 +166,14 @@ async fn only_a_report_leaves_whatever_a_relay_tries() {
             &[SENDER, RECIPIENT, "452 4.5.3"],
         ),
         (
+            "MAIL FROM:<> SMTPUTF8\r\nRCPT TO:<\"buy now\"@source.example>\r\n".to_owned(),
+            &[SENDER, refused],
+        ),
+        (
+            "MAIL FROM:<> SMTPUTF8\r\nRCPT TO:<buy\u{a0}now@source.example>\r\n".to_owned(),
+            &[SENDER, refused],
+        ),
+        (
             "MAIL FROM:<>\r\nRCPT TO:<a@localhost>\r\n".to_owned(),
             &[SENDER, refused],
         ),
@@ -212,15 +220,24 @@ async fn without_a_smart_host_nothing_leaves() {
         Corporate::start(Script::default()).await,
     );
     let mut world = World::with(inside, outside, None).await;
-    world
-        .relay
-        .expect(
-            &offer("a@source.example", REPORT),
-            &[SENDER, "550 5.7.1", "554 5.5.1"],
-        )
-        .await;
+    world.relay.send(&offer("a@source.example", REPORT)).await;
+    assert_eq!(world.relay.codes(1).await, [SENDER]);
+    assert_eq!(
+        world.relay.reply().await,
+        "550 5.7.1 This puller passes no reports to outside: it has no [reports]"
+    );
+    assert_eq!(world.relay.codes(1).await, ["554 5.5.1"]);
+    // What is no report by its sender is refused as what it is.
+    let mail = "MAIL FROM:<a@b.example>\r\nRCPT TO:<a@source.example>\r\nRSET\r\n";
+    world.relay.send(mail).await;
+    assert_eq!(world.relay.codes(1).await, [SENDER]);
+    assert_eq!(
+        world.relay.reply().await,
+        "550 5.7.1 Mail for this domain was not asked for"
+    );
+    assert_eq!(world.relay.codes(1).await, [OK]);
     let (tally, ..) = world.quit().await;
-    assert_eq!(tally.refused, 1);
+    assert_eq!(tally.refused, 2);
 }
 
 // covers: R3464-1
