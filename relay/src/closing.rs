@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::activity::Activity;
 use crate::config::{RelayConfig, Reports};
-use crate::queue::{Delivery, Lease, Outcome, Report, Store, StoreError};
+use crate::queue::{Delivery, Judge, Lease, Outcome, Report, Store, StoreError};
 use crate::report::{Case, Fate, Notice, Original, REPORT_OCTETS, Told, addressee};
 use crate::settings::Settings;
 
@@ -65,7 +65,11 @@ impl Closing {
         by: By,
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let report = self.report(&lease, &outcomes, by).await;
-        self.store.settle(lease, outcomes, report)
+        let judge = match by {
+            By::Admin | By::Clock => Judge::Relay,
+            By::Puller { .. } => Judge::Puller,
+        };
+        self.store.settle_by(judge, lease, outcomes, report)
     }
 
     /// Settles several, and waits until all of them are durable: they share their commits.
@@ -116,6 +120,7 @@ impl Closing {
             original: original(lease).await,
             last_attempt: matches!(by, By::Puller { .. }).then(Timestamp::now),
             now: Timestamp::now(),
+            number: fastrand::u64(..),
         };
         let report = notice.report();
         if let Some(to) = report.envelope.recipients.first() {

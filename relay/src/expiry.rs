@@ -31,8 +31,15 @@ pub(crate) struct Expiry {
 impl Expiry {
     /// Looks at every domain again and again, until shutdown.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut is_waiting = false;
         while !shutdown.is_cancelled() {
             let settings = self.settings.load();
+            let was_waiting = std::mem::replace(&mut is_waiting, self.store.is_owing());
+            if is_waiting && !was_waiting {
+                warn!(
+                    "the queue could not be written; no mail is given up or forgotten until what is owed is settled"
+                );
+            }
             self.look(&settings.config, &shutdown).await;
             let pause = tokio::time::sleep(pause(&settings.config));
             shutdown.run_until_cancelled(pause).await;
@@ -41,7 +48,8 @@ impl Expiry {
 
     async fn look(&self, config: &RelayConfig, shutdown: &CancellationToken) {
         for domain in &config.domains {
-            if shutdown.is_cancelled() {
+            // Whatever is owed keeps its place in memory, and must not become more by itself.
+            if shutdown.is_cancelled() || self.store.is_owing() {
                 return;
             }
             if let Err(error) = self.give_up(domain, shutdown).await {
@@ -206,6 +214,34 @@ mod tests {
         let expired = items.iter().filter(|item| item.state == State::Expired);
         assert_eq!(expired.count(), STEP * 2 + 1);
         assert_eq!(items.len(), 2 * (STEP * 2 + 1), "each has its report");
+    }
+
+    #[tokio::test]
+    async fn while_settlements_are_owed_no_more_is_given_up() {
+        let world = World::new("hold_for = \"2d\"\nkeep_failed = \"3d\"");
+        for _ in 0..STEP + 1 {
+            world.accept(&Mail::default()).await;
+        }
+        world.make_older(DAY * 2);
+        // Reading goes on, as on a full disk.
+        world.alter(
+            "CREATE TRIGGER full BEFORE DELETE ON delivery BEGIN SELECT RAISE(ABORT, 'full'); END",
+        );
+        for _ in 0..3 {
+            world.look().await;
+            assert!(world.store.is_owing());
+            assert_eq!(world.store.leased(), STEP);
+        }
+        world.alter("DROP TRIGGER full");
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while world.store.is_owing() {
+            assert!(tokio::time::Instant::now() < deadline);
+            tokio::task::yield_now().await;
+        }
+        world.look().await;
+        let items = world.all().await;
+        let expired = items.iter().filter(|item| item.state == State::Expired);
+        assert_eq!(expired.count(), STEP + 1);
     }
 
     #[tokio::test]

@@ -147,6 +147,15 @@ pub enum Outcome {
     Released,
 }
 
+/// Who says what is to become of a delivery.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Judge {
+    /// The other side, in a session: an attempt was made.
+    Puller,
+    /// The relay itself, for an admin or the clock. Nobody was asked, so that attempts stay as they are.
+    Relay,
+}
+
 /// Where a delivery stands.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -43,7 +43,7 @@ use self::sqlite::{Shared, reader};
 
 pub use self::body::{BodyWriter, ContentReader, INLINE_BYTES};
 pub use self::envelope::{
-    Action, Delivery, DeliveryRecipient, Envelope, Lease, Outcome, Recipient, Report, State,
+    Action, Delivery, DeliveryRecipient, Envelope, Judge, Lease, Outcome, Recipient, Report, State,
 };
 pub use self::error::{OpenError, StoreError};
 pub use self::id::{DeliveryId, IdError, QueueId, Reference};
@@ -252,6 +252,20 @@ impl Store {
         outcomes: Vec<Outcome>,
         report: Option<Report>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        self.settle_by(Judge::Puller, lease, outcomes, report)
+    }
+
+    /// As [`Store::settle`], whoever said what is to become of the delivery.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn settle_by(
+        &self,
+        judge: Judge,
+        lease: Lease,
+        outcomes: Vec<Outcome>,
+        report: Option<Report>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let Lease {
             mut delivery, held, ..
         } = lease;
@@ -265,6 +279,7 @@ impl Store {
                 size: delivery.size,
                 now: self.now(),
                 verdict,
+                judge,
                 report: report.map(|report| self.report(report)),
             })
         });
@@ -274,6 +289,13 @@ impl Store {
                 None => Ok(()),
             }
         }
+    }
+
+    /// Whether settlements wait because the database could not be written: nothing more should be ended by the relay
+    /// itself then, for each keeps its delivery and its report in memory.
+    #[must_use]
+    pub fn is_owing(&self) -> bool {
+        self.writer.is_owing()
     }
 
     fn report(&self, report: Report) -> Accept {

@@ -104,6 +104,8 @@ async fn what_waits_is_ended_with_a_report_and_the_rest_left_alone() {
         for (id, reply) in ids.iter().zip(replies) {
             let item = after.iter().find(|item| item.id == *id).unwrap();
             assert_eq!(item.last_reply.as_deref(), Some(reply));
+            // Only what the puller judged is an attempt.
+            assert_eq!(item.attempts, u32::from(*id == ids[1]));
         }
         // The reports stay as they are, though the filter fits them as well.
         let reports = after.iter().filter(|item| item.sender.is_empty());

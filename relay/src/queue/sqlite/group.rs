@@ -8,9 +8,10 @@
 //! is opened anew, and settled deliveries stay leased and are tried again, because a mail that is
 //! inside already must not be sent twice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use atrn_shared::smtp::address::Domain;
 use jiff::Timestamp;
@@ -29,6 +30,8 @@ use super::{Shared, exists, row};
 /// Operations and octets of one commit: they bound how long it takes, and memory.
 const BATCH_MAX: usize = 512;
 const BATCH_OCTETS_MAX: usize = 8 * 1024 * 1024;
+/// After paying in vain, what comes is not made to wait for the next try. Less than the keeper's pause.
+const PAY_PAUSE: Duration = Duration::from_millis(400);
 
 /// The state of the thread.
 pub(super) struct Group {
@@ -39,8 +42,10 @@ pub(super) struct Group {
     shared: Arc<Shared>,
     requests: mpsc::Receiver<Request>,
     /// Ended leases whose commit failed; they hold their deliveries until it succeeds.
-    owed: Vec<Settle>,
+    owed: VecDeque<Settle>,
     owing: Arc<AtomicBool>,
+    /// When paying failed last.
+    unpaid_at: Option<Instant>,
 }
 
 /// What a failed transaction means for the operations in it.
@@ -67,8 +72,9 @@ impl Group {
             domains,
             shared,
             requests,
-            owed: Vec::new(),
+            owed: VecDeque::new(),
             owing,
+            unpaid_at: None,
         })
     }
 
@@ -76,7 +82,7 @@ impl Group {
         let mut stopping = false;
         while let Some(first) = self.next(stopping) {
             let batch = self.batch(first, &mut stopping);
-            if !self.owed.is_empty() {
+            if !self.owed.is_empty() && !self.paid_in_vain_just_now() {
                 self.pay();
             }
             if !batch.is_empty() {
@@ -195,24 +201,88 @@ impl Group {
         }
     }
 
-    /// Settles what could not be settled before; all in one, since each is the same kind of thing.
+    fn paid_in_vain_just_now(&self) -> bool {
+        self.unpaid_at
+            .is_some_and(|unpaid_at| unpaid_at.elapsed() < PAY_PAUSE)
+    }
+
+    /// Settles what could not be settled before, as much in one commit as may be in any. What cannot be settled for
+    /// a reason of its own goes to the end, and stops nothing else.
     fn pay(&mut self) {
-        let owed = std::mem::take(&mut self.owed);
+        let before = self.owed.len();
+        let mut unpaid = Vec::new();
+        let mut trouble = None;
+        while trouble.is_none() && !self.owed.is_empty() {
+            let step = next_step(&mut self.owed, Settle::octets);
+            let in_step = step.len();
+            match self.pay_step(step) {
+                Ok(bad) => {
+                    // When none can be settled, it is not they that are bad.
+                    if let Some((_, error)) = bad.last().filter(|_| bad.len() == in_step) {
+                        trouble = Some(error.clone());
+                    }
+                    unpaid.extend(bad);
+                }
+                Err((left, error)) => {
+                    left.into_iter()
+                        .rev()
+                        .for_each(|settle| self.owed.push_front(settle));
+                    trouble = Some(error);
+                }
+            }
+        }
+        let trouble = trouble.or_else(|| unpaid.last().map(|(_, error)| error.clone()));
+        self.owed
+            .extend(unpaid.into_iter().map(|(settle, _)| settle));
+        let left = self.owed.len();
+        if left < before {
+            tracing::info!(deliveries = before - left, "settled what was owed");
+        }
+        if let Some(error) = trouble {
+            tracing::warn!(%error, deliveries = left, "cannot settle yet");
+        }
+        self.unpaid_at = (left > 0).then(Instant::now);
+        self.owing.store(left > 0, Ordering::Relaxed);
+    }
+
+    /// Settles some in one commit, or where that fails because of one of them, each alone; gives back those that
+    /// cannot be.
+    ///
+    /// # Errors
+    /// When the database could not be written at all, with those that are left.
+    fn pay_step(
+        &mut self,
+        step: Vec<Settle>,
+    ) -> Result<Vec<(Settle, StoreError)>, (Vec<Settle>, StoreError)> {
         let paid = self.transaction(|transaction| {
-            owed.iter()
+            step.iter()
                 .try_for_each(|settle| transaction.settle(settle))
         });
         match paid {
             Ok(effects) => {
                 self.note(&effects);
-                tracing::info!(deliveries = owed.len(), "settled what was owed");
+                Ok(Vec::new())
             }
-            Err(Failure::Operation(error) | Failure::Busy(error) | Failure::Broken(error)) => {
-                tracing::warn!(%error, deliveries = owed.len(), "cannot settle yet");
-                self.owed = owed;
+            Err(Failure::Operation(error)) if step.len() == 1 => {
+                Ok(step.into_iter().map(|bad| (bad, error.clone())).collect())
             }
+            Err(Failure::Operation(_)) => {
+                let mut bad = Vec::new();
+                let mut step = step.into_iter();
+                while let Some(settle) = step.next() {
+                    match self.pay_step(vec![settle]) {
+                        Ok(unpaid) => bad.extend(unpaid),
+                        Err((mut left, error)) => {
+                            left.extend(step);
+                            left.extend(bad.into_iter().map(|(settle, _)| settle));
+                            return Err((left, error));
+                        }
+                    }
+                }
+                Ok(bad)
+            }
+            Err(Failure::Busy(error) | Failure::Broken(error)) => Err((step, error)),
         }
-        self.owing.store(!self.owed.is_empty(), Ordering::Relaxed);
     }
 
     fn refuse(&mut self, request: Request, error: &StoreError) {
@@ -226,7 +296,7 @@ impl Group {
                 let _ = answer.send(Err(error.clone()));
             }
             Request::Settle(settle, answer) => {
-                self.owed.push(*settle);
+                self.owed.push_back(*settle);
                 self.owing.store(true, Ordering::Relaxed);
                 let _ = answer.send(Err(error.clone()));
             }
@@ -310,6 +380,24 @@ impl Group {
     }
 }
 
+/// As many from the front as one commit may take, and one at least.
+fn next_step<T>(owed: &mut VecDeque<T>, octets: impl Fn(&T) -> usize) -> Vec<T> {
+    let mut step = Vec::new();
+    let mut total = 0;
+    while let Some(next) = owed.pop_front() {
+        total += octets(&next);
+        if !step.is_empty() && total > BATCH_OCTETS_MAX {
+            owed.push_front(next);
+            break;
+        }
+        step.push(next);
+        if step.len() >= BATCH_MAX {
+            break;
+        }
+    }
+    step
+}
+
 /// Room in the database file that new rows can use. Unknown counts as none.
 fn spare_octets(connection: &Connection) -> u64 {
     let spare = "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size";
@@ -338,4 +426,25 @@ fn is_broken(error: &rusqlite::Error) -> bool {
                 | ErrorCode::OutOfMemory
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_has_no_more_than_a_commit_may() {
+        let steps = |octets: &[usize]| {
+            let mut owed: VecDeque<usize> = octets.iter().copied().collect();
+            let mut sizes = Vec::new();
+            while !owed.is_empty() {
+                sizes.push(next_step(&mut owed, |octets| *octets).len());
+            }
+            sizes
+        };
+        assert_eq!(steps(&[0; 2 * BATCH_MAX + 1]), [BATCH_MAX, BATCH_MAX, 1]);
+        let half = BATCH_OCTETS_MAX / 2;
+        assert_eq!(steps(&[half, half, 1, half]), [2, 2]);
+        assert_eq!(steps(&[BATCH_OCTETS_MAX + 1, 1, 1]), [1, 2]);
+    }
 }

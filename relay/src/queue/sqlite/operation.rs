@@ -7,7 +7,7 @@ use atrn_shared::steady::Moment;
 use jiff::Timestamp;
 
 use super::super::body::Body;
-use super::super::envelope::{Action, DeliveryRecipient, Outcome, State};
+use super::super::envelope::{Action, DeliveryRecipient, Judge, Outcome, State};
 use super::super::id::QueueId;
 use super::super::lease::Held;
 use super::row::StoredRecipient;
@@ -37,6 +37,7 @@ pub(in super::super) struct Settle {
     pub(in super::super) size: u64,
     pub(in super::super) now: Now,
     pub(in super::super) verdict: Verdict,
+    pub(in super::super) judge: Judge,
     /// Tells somebody of what failed; durable with it or not at all.
     pub(in super::super) report: Option<Accept>,
 }
@@ -93,6 +94,13 @@ impl Accept {
             Body::Inline(content) => content.len(),
             Body::Spool(_) => 0,
         }
+    }
+}
+
+impl Settle {
+    /// Octets that go into the database.
+    pub(super) fn octets(&self) -> usize {
+        self.report.as_ref().map_or(0, Accept::octets)
     }
 }
 

@@ -5,11 +5,10 @@ use std::collections::HashMap;
 
 use atrn_shared::smtp::address::Domain;
 use atrn_shared::steady::{Mark, Moment};
-use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::body::Body;
-use super::super::envelope::{State, Target};
+use super::super::envelope::{Judge, State, Target};
 use super::super::id::{DeliveryKey, QueueId};
 use super::super::retry;
 use super::operation::{Accept, Change, Effects, Settle, Verdict};
@@ -87,7 +86,7 @@ impl<'a> Transaction<'a> {
                 domain,
                 state: State::Queued,
                 next_attempt: Moment::default(),
-                last_attempt: None,
+                last_attempt: 0,
                 attempts: 0,
                 since: Moment::default(),
                 last_reply: None,
@@ -125,10 +124,12 @@ impl<'a> Transaction<'a> {
         };
         let key = settle.held.key();
         let query = "DELETE FROM delivery WHERE message = ?1 AND number = ?2
-             RETURNING domain, state, attempts, since";
+             RETURNING domain, state, attempts, since, last_attempt";
         let found = self.connection.prepare_cached(query)?;
-        let Some((domain, state, (attempts, since))) =
-            first_row(found, key, |row| Ok((row.get::<_, u32>(2)?, row.get(3)?)))?
+        let rest = |row: &rusqlite::Row<'_>| {
+            Ok((row.get::<_, u32>(2)?, row.get(3)?, row.get::<_, i64>(4)?))
+        };
+        let Some((domain, state, (attempts, since, last_attempt))) = first_row(found, key, rest)?
         else {
             return Ok(false);
         };
@@ -154,7 +155,8 @@ impl<'a> Transaction<'a> {
                 Some(number) => number,
                 None => self.next_number(key.message)?,
             };
-            let is_attempt = matches!(state, State::Deferred | State::Failed);
+            let is_attempt =
+                settle.judge == Judge::Puller && matches!(state, State::Deferred | State::Failed);
             let attempts = attempts.saturating_add(u32::from(is_attempt));
             let now = settle.now.steady;
             let delivery = NewDelivery {
@@ -165,7 +167,10 @@ impl<'a> Transaction<'a> {
                     State::Deferred => now.after(retry::retry_delay(attempts)),
                     _ => Moment::default(),
                 },
-                last_attempt: (attempts > 0).then_some(settle.now.wall),
+                last_attempt: match is_attempt {
+                    true => settle.now.wall.as_millisecond(),
+                    false => last_attempt,
+                },
                 attempts,
                 since: match state {
                     State::Expired | State::Failed => now,
@@ -234,7 +239,7 @@ impl<'a> Transaction<'a> {
             delivery.domain,
             delivery.state.code(),
             delivery.next_attempt.millis(),
-            delivery.last_attempt.map_or(0, Timestamp::as_millisecond),
+            delivery.last_attempt,
             delivery.attempts,
             delivery.last_reply,
             delivery.recipients,
@@ -318,7 +323,8 @@ struct NewDelivery<'a> {
     domain: i64,
     state: State,
     next_attempt: Moment,
-    last_attempt: Option<Timestamp>,
+    /// On the wall clock; 0: none yet.
+    last_attempt: i64,
     attempts: u32,
     since: Moment,
     last_reply: Option<&'a str>,

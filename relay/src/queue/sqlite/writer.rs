@@ -98,8 +98,12 @@ impl Writer {
         let _ = self.requests.try_send(Request::Clock(mark));
     }
 
+    pub(in super::super) fn is_owing(&self) -> bool {
+        self.owing.load(Ordering::Relaxed)
+    }
+
     pub(super) fn try_owed_again(&self) {
-        if self.owing.load(Ordering::Relaxed) {
+        if self.is_owing() {
             let _ = self.requests.try_send(Request::Tick);
         }
     }
@@ -123,7 +127,7 @@ impl Request {
     pub(super) fn octets(&self) -> usize {
         match self {
             Self::Accept(accept, _) => accept.octets(),
-            Self::Settle(settle, _) => settle.report.as_ref().map_or(0, Accept::octets),
+            Self::Settle(settle, _) => settle.octets(),
             _ => 0,
         }
     }

@@ -92,6 +92,35 @@ async fn what_an_admin_has_tried_again_has_its_whole_time_again() {
 }
 
 #[tokio::test]
+async fn who_ends_mail_without_asking_the_puller_makes_no_attempt() {
+    let world = World::new();
+    let fresh = world.accept(&["user@a.example"]).await;
+    let tried = world.accept(&["user@b.example"]).await;
+    world.settle_one("b.example", vec![later()]).await;
+    let attempts = async |id| {
+        let item = world.store.show(id).await.unwrap().unwrap();
+        let delivery = item.deliveries.into_iter().next().unwrap();
+        (
+            delivery.item.attempts,
+            delivery.last_attempt,
+            delivery.item.state,
+        )
+    };
+    let (_, before, _) = attempts(tried).await;
+    assert!(before.is_some());
+    let all = Selection::Filter(Filter::default());
+    let seized = world.store.seize(&all, None, 9).await.unwrap();
+    for (lease, outcome) in seized.leases.into_iter().zip([never(), expired()]) {
+        let settled = world
+            .store
+            .settle_by(Judge::Relay, lease, vec![outcome], None);
+        settled.await.unwrap();
+    }
+    assert_eq!(attempts(fresh).await, (0, None, State::Failed));
+    assert_eq!(attempts(tried).await, (1, before, State::Expired));
+}
+
+#[tokio::test]
 async fn failed_and_expired_mail_is_kept_for_its_time_from_its_end_on() {
     let world = World::new();
     for _ in 0..2 {

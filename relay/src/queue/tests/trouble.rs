@@ -147,6 +147,47 @@ async fn a_settlement_that_cannot_be_written_is_owed_and_its_lease_kept() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_settled_for_a_reason_of_its_own_stops_nothing_else() {
+    let world = World::new();
+    let ids = [
+        world.accept(&["user@a.example"]).await,
+        world.accept(&["user@a.example"]).await,
+        world.accept(&["user@a.example"]).await,
+    ];
+    let taken = world.accept(&["user@b.example"]).await;
+    let database = world.database();
+    let stop = "CREATE TRIGGER stop BEFORE DELETE ON delivery BEGIN SELECT RAISE(ABORT, ''); END";
+    database.execute_batch(stop).unwrap();
+    for lease in world.claim(SESSION, &["a.example"], 3).await {
+        let is_bad = lease.id.queue_id() == ids[1];
+        let settle = Settle {
+            size: lease.size,
+            held: lease.held,
+            now: world.store.now(),
+            verdict: Verdict::Delivered,
+            judge: Judge::Puller,
+            // A report whose id is another message's.
+            report: is_bad.then(|| message(taken)),
+        };
+        assert!(world.store.writer.settle(settle).await.is_err());
+    }
+    assert!(world.store.is_owing());
+    assert_eq!(world.store.leased(), 3);
+    database.execute_batch("DROP TRIGGER stop").unwrap();
+    until(|| world.store.leased() == 1);
+    assert!(world.store.is_owing());
+    let left: Vec<_> = world.all().await.iter().map(|item| item.id).collect();
+    assert_eq!(left, [ids[1], taken]);
+    world
+        .settle_one("b.example", vec![Outcome::Delivered])
+        .await;
+    until(|| world.store.leased() == 0);
+    let left: Vec<_> = world.all().await.iter().map(|item| item.id).collect();
+    assert_eq!(left, [taken], "the report");
+    until(|| !world.store.is_owing());
+}
+
+#[tokio::test]
 async fn the_queue_is_whole_and_the_log_empty_when_it_is_opened_again_after_a_failure() {
     let world = World::new();
     let id = world.accept(&["user@a.example"]).await;
