@@ -72,6 +72,23 @@ pub(super) fn has_files(spool: &Path) -> bool {
     files.flatten().next().is_some()
 }
 
+/// The size and the CRC-32 of a file.
+pub(super) fn digest(path: &Path) -> io::Result<(u64, u32)> {
+    let mut file = File::open(path)?;
+    let mut checksum = crc32fast::Hasher::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut size = 0;
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok((size, checksum.finalize())),
+            octets => {
+                checksum.update(&chunk[..octets]);
+                size += octets as u64;
+            }
+        }
+    }
+}
+
 /// A content file that is removed again unless [`SpoolFile::keep`] is called.
 #[derive(Debug)]
 pub(super) struct SpoolFile {

@@ -5,6 +5,7 @@
 //! clock is only a hint: ids always grow, and a mark in the database keeps a restart or a clock that
 //! was set back from giving one again.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -62,6 +63,16 @@ pub enum Reference {
 #[error("not a queue id (11 letters and digits) or delivery id (queue id, dot, number)")]
 pub struct IdError;
 
+/// The store's own part of delivery ids. It changes when a queue is restored, so that no id is given again that the
+/// lost queue gave after its backup: the pullers' journals may know it, and would settle other mail by it.
+#[derive(Debug)]
+pub(super) struct Instances {
+    /// Of messages behind all others.
+    current: u32,
+    /// Each of the messages up to this one, and behind the one before.
+    former: BTreeMap<QueueId, u32>,
+}
+
 /// Gives ids that only grow.
 #[derive(Debug)]
 pub(super) struct IdSource {
@@ -91,6 +102,19 @@ impl QueueId {
     /// The id that stands `millis` milliseconds after this one.
     pub(super) fn later(self, millis: i64) -> Self {
         Self(self.0 + (millis << COUNTER_BITS))
+    }
+}
+
+impl Instances {
+    pub(super) fn new(current: u32, former: impl IntoIterator<Item = (QueueId, u32)>) -> Self {
+        let former = former.into_iter().collect();
+        Self { current, former }
+    }
+
+    /// A message keeps what it was accepted with, over any number of restores.
+    pub(super) fn of(&self, message: QueueId) -> u32 {
+        let former = self.former.range(message..).next();
+        former.map_or(self.current, |(_, instance)| *instance)
     }
 }
 
@@ -306,6 +330,14 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Reference>(), Err(IdError), "{text}");
         }
+    }
+
+    #[test]
+    fn messages_keep_the_instance_under_which_they_came() {
+        let instances = Instances::new(9, [(QueueId(200), 2), (QueueId(100), 1)]);
+        let of = [1, 100, 101, 200, 201].map(|key| instances.of(QueueId(key)));
+        assert_eq!(of, [1, 1, 2, 2, 9]);
+        assert_eq!(Instances::new(7, []).of(QueueId(1)), 7);
     }
 
     #[test]

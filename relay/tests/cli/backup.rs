@@ -127,8 +127,7 @@ fn a_damaged_queue_is_refused_and_what_can_be_read_comes_out() {
         said.contains("the first page of the database was of no use"),
         "{said}"
     );
-    let next =
-        "Next: move queue.db and queue.db-wal away, then `atrn-relay queue restore DIR/salvaged`\n";
+    let next = "Next: move queue.db, queue.db-wal and spool/ out of DIR/data and keep them, then `atrn-relay queue restore DIR/salvaged`\n";
     assert!(said.ends_with(next), "{said}");
     assert_eq!(fs::read(&path).unwrap(), damaged, "nothing is repaired");
 

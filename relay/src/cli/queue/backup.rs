@@ -44,7 +44,7 @@ pub(in crate::cli) struct Restore {
 /// Copy what can still be read of a damaged queue
 ///
 /// The damaged files are not changed. What comes out is a backup, for `queue restore`; salvage.txt in it says what
-/// could not be read.
+/// could not be read, and unread/ has the content of that, as far as there is any.
 ///
 /// Example: atrn-relay queue salvage --to /var/backups/atrn-relay/salvaged
 #[derive(Args, Debug)]
@@ -114,7 +114,7 @@ impl Salvage {
         bar.clear();
         let salvaged = salvaged.map_err(failure)?;
         call.output
-            .show(&salvaged, |salvaged| describe(salvaged, &self.to))
+            .show(&salvaged, |salvaged| describe(salvaged, &data_dir, &self.to))
     }
 }
 
@@ -152,7 +152,7 @@ fn amount(manifest: &Manifest) -> String {
 /// Names of lost messages that are shown at once; the file has all.
 const LOST_SHOWN: usize = 20;
 
-fn describe(salvaged: &Salvaged, to: &Path) -> String {
+fn describe(salvaged: &Salvaged, data_dir: &Path, to: &Path) -> String {
     let mut text = format!(
         "Salvaged {} to {}.\n",
         amount(&salvaged.manifest),
@@ -162,7 +162,7 @@ fn describe(salvaged: &Salvaged, to: &Path) -> String {
         let _ = writeln!(text, "Note: {note}.");
     }
     for lost in salvaged.unreadable.iter().take(LOST_SHOWN) {
-        let _ = writeln!(text, "Not read: {}: {}", lost.id, lost.reason);
+        let _ = writeln!(text, "Not read: {lost}");
     }
     if let Some(more) = salvaged.unreadable.len().checked_sub(LOST_SHOWN + 1) {
         let _ = writeln!(
@@ -174,7 +174,8 @@ fn describe(salvaged: &Salvaged, to: &Path) -> String {
     }
     let _ = write!(
         text,
-        "Next: move queue.db and queue.db-wal away, then `atrn-relay queue restore {}`",
+        "Next: move queue.db, queue.db-wal and spool/ out of {} and keep them, then `atrn-relay queue restore {}`",
+        data_dir.display(),
         to.display()
     );
     text

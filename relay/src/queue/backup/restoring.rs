@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::super::body::{spool_directories, spool_path};
+use super::super::sqlite::renew;
 use super::super::{lock, make_directories};
 use super::copying::{check, copy_synced, open_still, put, spooled};
 use super::manifest::{DATABASE, Manifest, SPOOL, sync};
@@ -97,6 +98,8 @@ fn refuse_mail(database: &Path) -> Result<(), BackupError> {
 fn take_place(source: &Path, database: &Path, data_dir: &Path) -> Result<(), BackupError> {
     let coming = database.with_extension("db.restoring");
     copy_synced(source, &coming)?;
+    renew(&coming)?;
+    sync(&coming).map_err(BackupError::io(&coming))?;
     // The log of the empty queue must not be read into the new one.
     for ending in ["db-wal", "db-shm"] {
         let path = database.with_extension(ending);

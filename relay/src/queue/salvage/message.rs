@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::super::body::spool_path;
+use super::super::body::{digest, spool_path};
 use super::super::envelope::State;
 use super::super::id::QueueId;
 use super::super::sqlite::{SPOOLED, StoredRecipient};
@@ -63,7 +63,24 @@ pub(super) struct Delivery {
 #[derive(Debug, Default)]
 pub(super) struct Read {
     pub(super) message: Option<Message>,
-    pub(super) lost: Vec<String>,
+    pub(super) lost: Vec<Lost>,
+    /// Who sent it, where that can be read.
+    pub(super) sender: Option<String>,
+}
+
+/// Content that belongs to no message which could be read.
+#[derive(Debug)]
+pub(super) enum Left {
+    File(PathBuf),
+    Inline(Vec<u8>),
+}
+
+/// What of a message cannot be read.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) reason: String,
+    /// For whom it was, where that can be read.
+    pub(super) recipients: Vec<String>,
 }
 
 pub(super) struct Reader<'a> {
@@ -76,42 +93,66 @@ impl Reader<'_> {
     pub(super) fn read(&self, id: QueueId) -> Read {
         let mut lost = Vec::new();
         let found = self.message(id);
-        let next_number = match &found {
-            Ok(Some(message)) => message.next_number,
-            _ => 2,
+        let (next_number, sender) = match &found {
+            Ok(Some(message)) => (message.next_number, Some(message.reverse_path.clone())),
+            _ => (2, None),
         };
         let deliveries = self.deliveries(id, next_number, &mut lost);
-        let mut message = match found {
-            Ok(Some(message)) => message,
-            // A content, or the name of a file, that nothing else speaks of: not in the queue any more.
-            Ok(None) if deliveries.is_empty() && lost.is_empty() => return Read::default(),
-            Ok(None) => {
-                return none("the message is not to be found, and deliveries of it are".to_owned());
-            }
-            Err(reason) => return none(reason),
-        };
-        if deliveries.is_empty() {
-            lost.push("no delivery of it can be read".to_owned());
-            return Read {
+        let none = |mut lost: Vec<Lost>, deliveries: &[Delivery], reason| {
+            let recipients = deliveries
+                .iter()
+                .flat_map(|delivery| addresses(&delivery.recipients))
+                .collect();
+            lost.push(Lost { reason, recipients });
+            Read {
                 message: None,
                 lost,
-            };
+                sender: sender.clone(),
+            }
+        };
+        let mut message = match found {
+            Ok(Some(message)) => message,
+            Ok(None) if deliveries.is_empty() && lost.is_empty() => {
+                // In a whole queue it is what a crash left; in a damaged one it may be mail.
+                if matches!(self.left_of_content(id), Ok(None)) {
+                    return Read::default();
+                }
+                let reason =
+                    "its content is all that is left: no message of this id is in the database";
+                return none(lost, &deliveries, reason.to_owned());
+            }
+            Ok(None) => {
+                let reason = "the message is not to be found, and deliveries of it are";
+                return none(lost, &deliveries, reason.to_owned());
+            }
+            Err(reason) => return none(lost, &deliveries, reason),
+        };
+        if deliveries.is_empty() {
+            let reason = "no delivery of it can be read";
+            return none(lost, &deliveries, reason.to_owned());
         }
-        message.deliveries = deliveries;
         match self.content(&message) {
             Ok(content) => message.content = content,
-            Err(reason) => {
-                lost.push(reason);
-                return Read {
-                    message: None,
-                    lost,
-                };
-            }
+            Err(reason) => return none(lost, &deliveries, reason),
         }
+        message.deliveries = deliveries;
         Read {
             message: Some(message),
             lost,
+            sender,
         }
+    }
+
+    /// The content of a message that is not whole, as far as it is there: nothing of it is verified.
+    pub(super) fn left_of_content(&self, id: QueueId) -> Result<Option<Left>, String> {
+        let path = spool_path(self.spool, id);
+        match File::open(&path) {
+            Ok(_) => return Ok(Some(Left::File(path))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("its content file: {error}")),
+        }
+        let content = self.inline(id)?;
+        Ok(content.map(Left::Inline))
     }
 
     fn message(&self, id: QueueId) -> Result<Option<Message>, String> {
@@ -149,7 +190,7 @@ impl Reader<'_> {
     }
 
     /// The deliveries one after the other, and behind a damaged one each by its number.
-    fn deliveries(&self, id: QueueId, next_number: u32, lost: &mut Vec<String>) -> Vec<Delivery> {
+    fn deliveries(&self, id: QueueId, next_number: u32, lost: &mut Vec<Lost>) -> Vec<Delivery> {
         let mut found = Vec::new();
         let mut read = || -> rusqlite::Result<()> {
             let mut statement = self.connection.prepare_cached(DELIVERIES)?;
@@ -170,7 +211,10 @@ impl Reader<'_> {
                     });
                 match one {
                     Ok(one) => found.extend(one),
-                    Err(_) => lost.push(format!("delivery {number}: {error}")),
+                    Err(_) => lost.push(Lost {
+                        reason: format!("delivery {number}: {error}"),
+                        recipients: Vec::new(),
+                    }),
                 }
             }
         }
@@ -181,7 +225,10 @@ impl Reader<'_> {
                     delivery.domain = domain;
                     deliveries.push(delivery);
                 }
-                Err(reason) => lost.push(format!("delivery {}: {reason}", delivery.number)),
+                Err(reason) => lost.push(Lost {
+                    reason: format!("delivery {}: {reason}", delivery.number),
+                    recipients: addresses(&delivery.recipients),
+                }),
             }
         }
         deliveries
@@ -217,26 +264,31 @@ impl Reader<'_> {
                 digest(&path).map_err(|error| format!("its content file: {error}"))?;
             return verify(message, size, checksum).map(|()| None);
         }
+        let content = self.inline(message.id)?;
+        let content = content.ok_or_else(|| "its content is not to be found".to_owned())?;
+        verify(message, content.len() as u64, crc32fast::hash(&content))?;
+        Ok(Some(content))
+    }
+
+    /// The content that the database has of a message.
+    fn inline(&self, id: QueueId) -> Result<Option<Vec<u8>>, String> {
         let content = self
             .connection
             .prepare_cached(CONTENT)
             .and_then(|mut statement| {
                 statement
-                    .query_row([message.id.0], |row| row.get::<_, Vec<u8>>(0))
+                    .query_row([id.0], |row| row.get::<_, Vec<u8>>(0))
                     .optional()
             });
-        let content = content.map_err(|error| format!("its content: {error}"))?;
-        let content = content.ok_or_else(|| "its content is not to be found".to_owned())?;
-        verify(message, content.len() as u64, crc32fast::hash(&content))?;
-        Ok(Some(content))
+        content.map_err(|error| format!("its content: {error}"))
     }
 }
 
-fn none(reason: String) -> Read {
-    Read {
-        message: None,
-        lost: vec![reason],
-    }
+/// The addresses of a delivery's recipients, as far as they can be read.
+fn addresses(recipients: &str) -> Vec<String> {
+    let recipients: Vec<StoredRecipient> = serde_json::from_str(recipients).unwrap_or_default();
+    let recipients = recipients.into_iter();
+    recipients.map(|recipient| recipient.to).collect()
 }
 
 /// A delivery, and the key of its domain.
@@ -264,21 +316,5 @@ fn verify(message: &Message, size: u64, checksum: u32) -> Result<(), String> {
             Err("its content is not what was accepted (checksum)".to_owned())
         }
         _ => Ok(()),
-    }
-}
-
-fn digest(path: &Path) -> io::Result<(u64, u32)> {
-    let mut file = File::open(path)?;
-    let mut hasher = crc32fast::Hasher::new();
-    let mut chunk = vec![0; 256 * 1024];
-    let mut size = 0;
-    loop {
-        match file.read(&mut chunk)? {
-            0 => return Ok((size, hasher.finalize())),
-            octets => {
-                hasher.update(&chunk[..octets]);
-                size += octets as u64;
-            }
-        }
     }
 }

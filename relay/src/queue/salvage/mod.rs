@@ -4,12 +4,13 @@
 //! one that cannot be read costs itself and no other. Keys come from every tree that has them (messages, deliveries
 //! and their index, contents) by a walk that hops over what is damaged, and from the names of the content files.
 //! What comes out keeps its ids, states, delivery numbers and the store's part of the delivery ids, so that the
-//! journals of the pullers still know what they have taken.
+//! journals of the pullers still know what they have taken. Content that cannot be placed any more is kept beside it.
 
 mod message;
 mod scan;
 mod source;
 mod target;
+mod unread;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,6 +25,7 @@ use super::id::QueueId;
 use self::message::{Read, Reader};
 use self::source::Source;
 use self::target::Target;
+use self::unread::Unread;
 
 const REPORT: &str = "salvage.txt";
 /// Ids have 55 bits; anything else in a tree of keys is damage.
@@ -50,6 +52,12 @@ pub struct Unreadable {
     pub id: QueueId,
     /// What of it could not be read, and why.
     pub reason: String,
+    /// Its reverse-path, where that can be read; empty: the null reverse-path.
+    pub sender: Option<String>,
+    /// Those who do not get it from what came out, where they can be read.
+    pub recipients: Vec<String>,
+    /// Where in the directory its content is, as it was found.
+    pub content: Option<String>,
 }
 
 /// Copies what can be read of the queue in `data_dir` into `directory`, which must be empty or not exist yet. No relay
@@ -74,8 +82,10 @@ pub fn salvage(
         &spool,
     );
     if holes > 0 {
+        let were = if holes == 1 { "was" } else { "were" };
+        let places = counted(holes, "damaged place", "damaged places");
         notes.push(format!(
-            "{holes} damaged places in the trees of the database were hopped over"
+            "{places} in the trees of the database {were} hopped over"
         ));
     }
     let reader = Reader {
@@ -84,18 +94,20 @@ pub fn salvage(
         spool: &spool,
     };
     let mut unreadable = Vec::new();
+    let mut unread = Unread::inside(directory);
     let total = keys.len() as u64;
     for (done, key) in (0..).zip(&keys) {
         if done % MESSAGES_A_STEP == 0 {
             target.progress(watch, done, total)?;
         }
         let id = QueueId(*key);
-        let Read { message, lost } = reader.read(id);
-        unreadable.extend(lost.into_iter().map(|reason| Unreadable { id, reason }));
-        if let Some(message) = message {
-            target.add(&message, &spool)?;
+        let read = reader.read(id);
+        if let Some(message) = &read.message {
+            target.add(message, &spool)?;
         }
+        unreadable.extend(name_lost(id, read, &reader, &mut unread)?);
     }
+    unread.finish()?;
     let newest = keys.last().copied().unwrap_or(0);
     source.remove()?;
     let manifest = target.finish(directory, settings, newest, watch, |manifest| {
@@ -112,6 +124,32 @@ pub fn salvage(
         notes,
         unreadable,
     })
+}
+
+/// Keeps the content of a message that is not whole, and says what is known of it.
+fn name_lost(
+    id: QueueId,
+    read: Read,
+    reader: &Reader<'_>,
+    unread: &mut Unread,
+) -> Result<Vec<Unreadable>, BackupError> {
+    if read.lost.is_empty() {
+        return Ok(Vec::new());
+    }
+    // One that cannot be read at all is named as lost already.
+    let content = match reader.left_of_content(id) {
+        Ok(Some(left)) => Some(unread.keep(id, &left)?),
+        Ok(None) | Err(_) => None,
+    };
+    let lost = read.lost.into_iter();
+    let lost = lost.map(|lost| Unreadable {
+        id,
+        reason: lost.reason,
+        sender: read.sender.clone(),
+        recipients: lost.recipients,
+        content: content.clone(),
+    });
+    Ok(lost.collect())
 }
 
 /// Every key that anything in the database or the spool directory names, and the number of damaged places.
@@ -154,7 +192,10 @@ impl std::fmt::Display for Salvaged {
         } = &self.manifest;
         writeln!(
             f,
-            "{messages} messages with {deliveries} deliveries were read, {files} of them with a content file."
+            "Read: {} with {} and {}.",
+            counted(*messages, "message", "messages"),
+            counted(*deliveries, "delivery", "deliveries"),
+            counted(*files, "content file", "content files"),
         )?;
         for note in &self.notes {
             writeln!(f, "Note: {note}.")?;
@@ -164,8 +205,30 @@ impl std::fmt::Display for Salvaged {
         }
         writeln!(f, "What could not be read:")?;
         for lost in &self.unreadable {
-            writeln!(f, "{}  {}", lost.id, lost.reason)?;
+            writeln!(f, "{lost}")?;
         }
         Ok(())
     }
+}
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let address = |address: &String| format!("<{}>", address.escape_debug());
+        write!(f, "{}: {}", self.id, self.reason)?;
+        if let Some(sender) = &self.sender {
+            write!(f, "; from {}", address(sender))?;
+        }
+        if !self.recipients.is_empty() {
+            let recipients: Vec<_> = self.recipients.iter().map(address).collect();
+            write!(f, "; to {}", recipients.join(", "))?;
+        }
+        match &self.content {
+            Some(path) => write!(f, "; content in {path}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }

@@ -9,6 +9,7 @@ use atrn_shared::smtp::address::Domain;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::super::backup::{BackupError, prepare};
+use super::super::body::has_files;
 use super::super::error::OpenError;
 use super::super::sqlite;
 
@@ -29,9 +30,11 @@ pub(super) struct Source {
 }
 
 /// What the queue keeps beside its messages; `None`: cannot be read.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Settings {
     pub(super) instance: Option<i64>,
+    /// Instances of before restores, each with the last key that has it.
+    pub(super) former: Vec<(i64, i64)>,
     pub(super) mark: Option<i64>,
     pub(super) steady: Option<i64>,
     pub(super) wall: Option<i64>,
@@ -41,7 +44,8 @@ impl Source {
     /// Copies the database of `data_dir` with its log into `directory`, and opens the copy.
     pub(super) fn open(data_dir: &Path, directory: &Path) -> Result<Self, BackupError> {
         let database = data_dir.join("queue.db");
-        if !database.is_file() {
+        let is_there = database.is_file();
+        if !is_there && !has_files(&data_dir.join("spool")) {
             return Err(BackupError::refused(&database, "there is no queue here"));
         }
         let lock = hold(&data_dir.join("queue.lock"))?;
@@ -50,14 +54,21 @@ impl Source {
         fs::create_dir(&work).map_err(BackupError::io(&work))?;
         let mut notes = Vec::new();
         let copy = work.join("queue.db");
-        let blank = copy_readable(&database, &copy)?;
-        if blank > 0 {
-            notes.push(format!(
-                "{blank} pages of the database cannot be read from the disk"
-            ));
+        match is_there {
+            true => match copy_readable(&database, &copy)? {
+                0 => {}
+                1 => notes.push("1 page of the database cannot be read from the disk".to_owned()),
+                blank => notes.push(format!(
+                    "{blank} pages of the database cannot be read from the disk"
+                )),
+            },
+            false => {
+                notes.push("there is no database: contents are all that is left".to_owned());
+                drop(sqlite::open_writer(&copy)?);
+            }
         }
         let log = database.with_extension("db-wal");
-        if log.exists() {
+        if is_there && log.exists() {
             copy_readable(&log, &copy.with_extension("db-wal"))?;
         }
         let connection = match open_copy(&copy) {
@@ -84,6 +95,7 @@ impl Source {
         };
         let settings = Settings {
             instance: read("instance").filter(|instance| (0..1 << 30).contains(instance)),
+            former: self.former_instances(notes),
             mark: read("mark").filter(|mark| (0..=super::KEY_MAX).contains(mark)),
             steady: read("steady"),
             wall: read("wall"),
@@ -92,6 +104,26 @@ impl Source {
             notes.push("the store's part of the delivery ids cannot be read: a new one was made, and what a puller took without the relay hearing of it will come twice".to_owned());
         }
         settings
+    }
+
+    fn former_instances(&self, notes: &mut Vec<String>) -> Vec<(i64, i64)> {
+        let mut former = Vec::new();
+        let mut read = || -> rusqlite::Result<()> {
+            let query = "SELECT until, instance FROM former_instance ORDER BY until";
+            let mut statement = self.connection.prepare(query)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let (until, instance): (i64, i64) = (row.get(0)?, row.get(1)?);
+                let can_be =
+                    (0..=super::KEY_MAX).contains(&until) && (0..1 << 30).contains(&instance);
+                former.extend(can_be.then_some((until, instance)));
+            }
+            Ok(())
+        };
+        if let Err(error) = read() {
+            notes.push(format!("the delivery ids of before a restore cannot be read ({error}): of mail from before it, what a puller took without the relay hearing of it will come twice"));
+        }
+        former
     }
 
     /// Names by key, as far as they can be read.
@@ -139,7 +171,7 @@ fn hold(path: &Path) -> Result<Option<File>, BackupError> {
 }
 
 /// Copies a file page by page; what the disk does not give is blank. The number of blank pages.
-fn copy_readable(from: &Path, to: &Path) -> Result<u64, BackupError> {
+pub(super) fn copy_readable(from: &Path, to: &Path) -> Result<u64, BackupError> {
     let mut source = File::open(from).map_err(BackupError::io(from))?;
     let length = source.metadata().map_err(BackupError::io(from))?.len();
     let mut target = File::create_new(to).map_err(BackupError::io(to))?;

@@ -192,6 +192,10 @@ impl Target {
             ),
             ("wall", settings.wall.filter(|_| settings.steady.is_some())),
         ];
+        for (until, instance) in &settings.former {
+            let insert = "INSERT INTO former_instance (until, instance) VALUES (?1, ?2)";
+            self.connection.execute(insert, params![until, instance])?;
+        }
         for (name, value) in values {
             if let Some(value) = value {
                 let update = "UPDATE setting SET value = ?2 WHERE name = ?1";

@@ -27,7 +27,7 @@ use tokio::task::spawn_blocking;
 use super::body::Spool;
 use super::envelope::{Envelope, Recipient, State};
 use super::error::{OpenError, StoreError};
-use super::id::{DeliveryId, DeliveryKey, IdSource, QueueId};
+use super::id::{DeliveryId, DeliveryKey, IdSource, Instances, QueueId};
 use super::lease::Leases;
 
 pub(super) use self::row::{SPOOLED, StoredRecipient};
@@ -45,6 +45,8 @@ const READERS_MAX: usize = 4;
 /// Prepared statements kept by each connection; more than there are in this folder.
 const STATEMENTS_MAX: usize = 64;
 
+/// More numbers than a message can have been given since a backup of it: one for each recipient refused for good.
+const NUMBERS_SKIPPED: u32 = 1_000;
 /// Ids of so much time are reserved at start: a thousand for each millisecond.
 const RESERVED_MILLIS: i64 = 1_000;
 
@@ -53,7 +55,7 @@ const RESERVED_MILLIS: i64 = 1_000;
 pub(super) struct Shared {
     pub(super) database: PathBuf,
     pub(super) ids: IdSource,
-    pub(super) instance: u32,
+    instances: Instances,
     pub(super) leases: Arc<Leases>,
     /// All waits that are stored are on it.
     pub(super) clock: SteadyClock,
@@ -87,7 +89,7 @@ impl Shared {
         spool: Spool,
     ) -> Result<Self, OpenError> {
         let sqlite = |error| OpenError::sqlite(&database, error);
-        let instance: u32 = row::setting(connection, "instance").map_err(sqlite)?;
+        let instances = row::instances(connection).map_err(sqlite)?;
         let mark = QueueId(row::setting(connection, "mark").map_err(sqlite)?);
         let catalog = Catalog::load(connection, &database)?;
         let wall = Timestamp::now();
@@ -97,7 +99,7 @@ impl Shared {
         };
         Ok(Self {
             ids: IdSource::after(mark),
-            instance,
+            instances,
             leases: Arc::default(),
             clock,
             spool: Arc::new(spool),
@@ -141,7 +143,7 @@ impl Shared {
     }
 
     pub(super) fn delivery_id(&self, key: DeliveryKey) -> DeliveryId {
-        let instance = self.instance;
+        let instance = self.instances.of(key.message);
         DeliveryId { key, instance }
     }
 
@@ -252,6 +254,31 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
         tracing::warn!(%error, "cannot write the log into the database");
     }
     Ok(connection)
+}
+
+/// Has a copy of a queue go on under a new instance, and under delivery numbers that the queue has not given meanwhile.
+/// What is in it keeps its ids. Not durable, and not to be used if it fails: the caller syncs the file.
+pub(super) fn renew(path: &Path) -> Result<(), OpenError> {
+    let sqlite = |error| OpenError::sqlite(path, error);
+    let mut connection = connect(path).map_err(sqlite)?;
+    migrate::examine(&connection, path)?;
+    // No journal beside it that a later copy of this name would be rolled back with.
+    connection
+        .query_row("PRAGMA journal_mode = MEMORY", [], |_| Ok(()))
+        .and_then(|()| connection.pragma_update(None, "synchronous", "OFF"))
+        .map_err(sqlite)?;
+    migrate::migrate(&mut connection, path)?;
+    let renewed = connection.execute_batch(&format!(
+        "BEGIN;
+         -- One that is there already stays: no id was given since.
+         INSERT OR IGNORE INTO former_instance (until, instance)
+             SELECT mark.value, instance.value FROM setting mark, setting instance
+             WHERE mark.name = 'mark' AND instance.name = 'instance';
+         UPDATE setting SET value = abs(random() % 1073741824) WHERE name = 'instance';
+         UPDATE message SET next_number = next_number + {NUMBERS_SKIPPED};
+         COMMIT;"
+    ));
+    renewed.map_err(sqlite)
 }
 
 /// Opens the database again after a commit failed, in a state that may be trusted.

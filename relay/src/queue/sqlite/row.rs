@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::envelope::{Delivery, DeliveryRecipient, Recipient, State};
 use super::super::error::StoreError;
-use super::super::id::{DeliveryKey, QueueId};
+use super::super::id::{DeliveryKey, Instances, QueueId};
 use super::{Amount, Shared};
 
 pub(super) const EIGHT_BIT: i64 = 1;
@@ -190,6 +190,14 @@ pub(super) fn moment(millis: i64) -> Timestamp {
 pub(super) fn setting<T: FromSql>(connection: &Connection, name: &str) -> rusqlite::Result<T> {
     let query = "SELECT value FROM setting WHERE name = ?1";
     connection.query_row(query, [name], |row| row.get(0))
+}
+
+/// The instances under which messages were accepted.
+pub(super) fn instances(connection: &Connection) -> rusqlite::Result<Instances> {
+    let mut former = connection.prepare("SELECT until, instance FROM former_instance")?;
+    let former = former.query_map([], |row| Ok((QueueId(row.get(0)?), row.get(1)?)))?;
+    let former = former.collect::<rusqlite::Result<Vec<(QueueId, u32)>>>()?;
+    Ok(Instances::new(setting(connection, "instance")?, former))
 }
 
 /// What the last run left of its clock; `None` before the first mark.

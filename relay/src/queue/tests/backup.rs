@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::backup::{BackupError, Manifest, Phase, Progress, restore};
 use super::super::body::spool_path;
+use super::super::salvage::salvage;
 use super::*;
 
 const LARGE: usize = 200_000;
@@ -131,6 +132,135 @@ async fn what_comes_back_is_what_it_was() {
         .map(|total| (total.queued, total.deferred, total.failed))
         .collect();
     assert_eq!(states, [(0, 1, 0), (0, 0, 1), (1, 0, 0)]);
+}
+
+/// A journal that has the id of mail that was lost with the disk must not know other mail by it.
+// covers: R-DUP
+#[tokio::test]
+async fn ids_that_were_given_after_a_backup_are_not_given_again_and_those_in_it_stay() {
+    let world = World::new();
+    // Ids follow each other without a gap while they are ahead of the clock, and so come again after the loss.
+    let ahead = world.accept(&["u@a.example"]).await.later(86_400_000);
+    let mark = "UPDATE setting SET value = ?1 WHERE name = 'mark'";
+    world.database().execute(mark, [ahead.0]).unwrap();
+    let mut world = world.restart();
+    let target = tempfile::tempdir().unwrap();
+    let (mut given, mut old) = (HashSet::new(), Vec::new());
+    for round in 0..3 {
+        let newest = world.accept(&["u@a.example", "v@a.example"]).await;
+        old = world
+            .all()
+            .await
+            .iter()
+            .map(|item| item.delivery_id)
+            .collect();
+        let backup = target.path().join(format!("b{round}"));
+        back_up(&world, &backup).await.unwrap();
+        // As if the ids that were marked in advance were used up.
+        let copied = Connection::open(backup.join("queue.db")).unwrap();
+        copied.execute(mark, [newest.0]).unwrap();
+        drop(copied);
+
+        let mut lost = HashSet::new();
+        for _ in 0..5 {
+            let id = world.accept(&["u@lost.example"]).await;
+            assert!(id > newest);
+            lost.insert(
+                world
+                    .settle_one("lost.example", vec![Outcome::Delivered])
+                    .await,
+            );
+        }
+        // A part of an old one gets a number of its own.
+        let lease = world
+            .claim(SESSION, &["a.example"], 10)
+            .await
+            .pop()
+            .unwrap();
+        assert_eq!(lease.id.queue_id(), newest);
+        let outcomes = vec![never(), later()];
+        world.store.settle(lease, outcomes, None).await.unwrap();
+        let is_new = |id: &DeliveryId| !old.contains(id);
+        lost.extend(
+            world
+                .all()
+                .await
+                .iter()
+                .map(|item| item.delivery_id)
+                .filter(is_new),
+        );
+        assert_eq!(lost.len(), 6);
+
+        let directory = tempfile::tempdir_in(target.path()).unwrap();
+        bring_back(directory.path(), &backup).unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        world = World { directory, store };
+        let restored: Vec<_> = world
+            .all()
+            .await
+            .iter()
+            .map(|item| item.delivery_id)
+            .collect();
+        assert_eq!(restored, old, "what the backup has keeps its ids");
+        let numbers: HashSet<_> = lost.iter().map(|id| id.key).collect();
+        let mut again = HashSet::new();
+        for _ in 0..5 {
+            world.accept(&["u@new.example"]).await;
+            again.insert(
+                world
+                    .settle_one("new.example", vec![Outcome::Delivered])
+                    .await,
+            );
+        }
+        assert!(
+            again.iter().any(|id| numbers.contains(&id.key)),
+            "nothing came again"
+        );
+        let lease = world
+            .claim(SESSION, &["a.example"], 10)
+            .await
+            .pop()
+            .unwrap();
+        let outcomes = vec![later(), never()];
+        world.store.settle(lease, outcomes, None).await.unwrap();
+        let is_new = |id: &DeliveryId| !old.contains(id);
+        again.extend(
+            world
+                .all()
+                .await
+                .iter()
+                .map(|item| item.delivery_id)
+                .filter(is_new),
+        );
+        assert_eq!(again.len(), 6);
+        given.extend(lost);
+        assert!(given.is_disjoint(&again), "{given:?} {again:?}");
+        given.extend(again);
+    }
+    assert_eq!(old.len(), 6);
+
+    // A salvage knows of the restores too.
+    let now: Vec<_> = world
+        .all()
+        .await
+        .iter()
+        .map(|item| item.delivery_id)
+        .collect();
+    let World { directory, store } = world;
+    drop(store);
+    let salvaged = target.path().join("salvaged");
+    salvage(directory.path(), &salvaged, &mut |_| true).unwrap();
+    let data_dir = target.path().join("data");
+    bring_back(&data_dir, &salvaged).unwrap();
+    let store = Store::open(&data_dir).unwrap();
+    let items = store.list(Filter::default(), None, 100).await.unwrap();
+    assert_eq!(
+        items
+            .iter()
+            .map(|item| item.delivery_id)
+            .collect::<Vec<_>>(),
+        now
+    );
 }
 
 #[tokio::test]

@@ -282,6 +282,97 @@ async fn contents_that_are_gone_are_named() {
     );
     assert!(unreadable[1].reason.contains("checksum"), "{unreadable:?}");
     assert_eq!(come_out(&target).await.len(), MESSAGES - 2);
+    assert_eq!(unreadable[0].content, None);
+    assert_eq!(
+        unread(&target),
+        [(large[1], fs::read(file(large[1])).unwrap())].into()
+    );
+    let report = fs::read_to_string(target.path().join("out/salvage.txt")).unwrap();
+    let named = format!(
+        "{}: its content is not what was accepted (checksum); from <sender@example.net>; to <x@a.example>, <y@a.example>; \
+         content in unread/{}.eml\n",
+        large[1], large[1]
+    );
+    assert!(report.contains(&named), "{report}");
+}
+
+/// What was kept of messages that did not come out.
+fn unread(target: &TempDir) -> BTreeMap<QueueId, Vec<u8>> {
+    let entries = fs::read_dir(target.path().join("out/unread")).unwrap();
+    let read = entries.map(|entry| {
+        let path = entry.unwrap().path();
+        assert_eq!(path.extension().unwrap(), "eml");
+        let id = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        (id, fs::read(path).unwrap())
+    });
+    read.collect()
+}
+
+/// The content is all that can be delivered by hand.
+#[tokio::test]
+async fn content_that_cannot_be_placed_is_kept() {
+    let (directory, contents) = queue().await;
+    let database = Connection::open(directory.path().join("queue.db")).unwrap();
+    let ids: Vec<_> = contents.keys().copied().collect();
+    // Of a large and of a small one: no envelope; an envelope that is nonsense; no deliveries; a damaged delivery.
+    let run = |statement: &str, id: QueueId| database.execute(statement, [id.0]).unwrap();
+    for id in [ids[12], ids[13]] {
+        run("DELETE FROM message WHERE key = ?1", id);
+        run("DELETE FROM delivery WHERE message = ?1", id);
+    }
+    run("DELETE FROM message WHERE key = ?1", ids[24]);
+    run(
+        "UPDATE message SET reverse_path = 'x x' WHERE key = ?1",
+        ids[25],
+    );
+    run("DELETE FROM delivery WHERE message = ?1", ids[36]);
+    run(
+        "UPDATE delivery SET state = 77 WHERE message = ?1 AND number = 1",
+        ids[37],
+    );
+    run(
+        "UPDATE body SET content = x'4142' WHERE message = ?1",
+        ids[38],
+    );
+    drop(database);
+    let (target, salvaged) = rescue(directory.path());
+    let unreadable = salvaged.unwrap().unreadable;
+    let mut kept: BTreeMap<_, _> = [12, 13, 24, 25, 36, 37]
+        .map(|number| (ids[number], contents[&ids[number]].clone()))
+        .into();
+    kept.insert(ids[38], b"AB".to_vec());
+    assert_eq!(unread(&target), kept);
+    let named: Vec<_> = unreadable.iter().map(|lost| lost.id).collect();
+    assert_eq!(named, kept.into_keys().collect::<Vec<_>>());
+    let lines: Vec<_> = unreadable.iter().map(ToString::to_string).collect();
+    let expected = format!(
+        "; to <x@a.example>, <y@a.example>; content in unread/{}.eml",
+        ids[24]
+    );
+    assert!(lines[2].ends_with(&expected), "{lines:?}");
+    assert!(lines[5].contains(
+        "delivery 1: there is no state 77; from <sender@example.net>; to <x@a.example>;"
+    ));
+    // Of the damaged delivery the other one comes out.
+    assert_eq!(come_out(&target).await.len(), MESSAGES - 6);
+}
+
+#[tokio::test]
+async fn without_any_database_the_contents_come_out() {
+    let (directory, contents) = queue().await;
+    fs::remove_file(directory.path().join("queue.db")).unwrap();
+    let (target, salvaged) = rescue(directory.path());
+    let salvaged = salvaged.unwrap();
+    assert_eq!(
+        salvaged.notes,
+        ["there is no database: contents are all that is left"]
+    );
+    let large: BTreeMap<_, _> = contents
+        .into_iter()
+        .filter(|(_, content)| content.len() >= LARGE)
+        .collect();
+    assert_eq!(unread(&target), large);
+    assert!(!directory.path().join("queue.db").exists());
 }
 
 #[tokio::test]
