@@ -19,8 +19,8 @@ use super::{Call, client_failure, open, units};
 /// Example: atrn-relay status --check --max-age 2h
 #[derive(Args, Debug)]
 pub(super) struct StatusCommand {
-    /// Exit with 1 if the relay does not run, refuses its files, mail waits too long, or the server inside refuses most
-    /// of it for good.
+    /// Exit with 1 if the relay does not run or answer, refuses its files, mail waits too long, new mail is refused
+    /// because a quota or the disk is full, or the server inside refuses most of it for good.
     #[arg(long)]
     check: bool,
 
@@ -72,14 +72,7 @@ fn complaints(status: &Status, now: Timestamp, max_age: Duration) -> Vec<String>
     }
     for domain in &status.domains {
         let total = &domain.total;
-        if is_full(domain) {
-            complaints.push(format!(
-                "{}: new mail is refused: {} in {} wait, as much as its quota allows",
-                total.domain,
-                size(total.bytes),
-                counted(total.messages, "message", "messages")
-            ));
-        }
+        complaints.extend(full(domain));
         if let Some(oldest) = total
             .oldest
             .filter(|oldest| elapsed(*oldest, now) > max_age)
@@ -96,14 +89,40 @@ fn complaints(status: &Status, now: Timestamp, max_age: Duration) -> Vec<String>
     complaints
 }
 
+/// What to say of a domain whose quota is full.
+fn full(status: &DomainStatus) -> Option<String> {
+    let total = &status.total;
+    let by_number = status
+        .max_queue_messages
+        .filter(|max| total.messages >= *max)
+        .map(|max| (format!("{} of {max} messages", total.messages), "messages"));
+    let by_size = status
+        .max_queue_size
+        .filter(|max| total.bytes >= *max)
+        .map(|max| (format!("{} of {}", size(total.bytes), size(max)), "size"));
+    let (used, what) = by_number.or(by_size)?;
+    Some(format!(
+        "{}: new mail is refused (452): its quota is full, {used} ({} wait, {} failed or expired); pull or remove \
+         some, or raise max_queue_{what}",
+        total.domain,
+        total.queued + total.deferred + total.held,
+        total.failed + total.expired
+    ))
+}
+
 /// A line for each account whose server refuses most mail for good.
 fn alarms(status: &Status, now: Timestamp) -> impl Iterator<Item = String> {
     status.accounts.iter().filter_map(move |account| {
         let alarm = account.activity.alarm.as_ref()?;
         let reply = alarm.reply.as_ref();
         let reply = reply.map_or_else(String::new, |reply| format!(", the last with \"{reply}\""));
+        let domain = match account.domains.as_slice() {
+            [only] => format!(" --domain {only}"),
+            _ => String::new(),
+        };
         Some(format!(
-            "{}: the server inside refused {} of {} for good{reply}; the pull was stopped {} ago, nothing was bounced",
+            "{}: the server inside refused {} of {} for good{reply}; the pull was stopped {} ago, nothing was bounced; \
+             mend it, then atrn-relay queue retry{domain} --state deferred",
             account.account,
             alarm.refused,
             alarm.verdicts,
@@ -222,10 +241,6 @@ fn used(status: &DomainStatus) -> Option<u64> {
     Some(by_size.max(by_number))
 }
 
-fn is_full(status: &DomainStatus) -> bool {
-    used(status).is_some_and(|percent| percent >= 100)
-}
-
 pub(super) fn domains_table(domains: &[DomainStatus], now: Timestamp) -> Table {
     let mut table = Table::new(&[
         "domain",
@@ -286,20 +301,19 @@ fn accounts_table(status: &Status, now: Timestamp) -> Table {
         let mut last = last_pull
             .as_ref()
             .map_or_else(|| "none yet".to_owned(), |last| described(last, now));
+        let mut counts = [pulls.now.to_string(), delivered.to_string(), size(*octets)];
+        // Only the daemon counts.
         if !status.running {
+            counts = counts.map(|_| "-".to_owned());
             "-".clone_into(&mut last);
         }
         if account.disabled {
             last += " (disabled)";
         }
-        table.row([
-            account.account.clone(),
-            names.join(" "),
-            pulls.now.to_string(),
-            delivered.to_string(),
-            size(*octets),
-            last,
-        ]);
+        let mut row = vec![account.account.clone(), names.join(" ")];
+        row.extend(counts);
+        row.push(last);
+        table.row(row);
     }
     table
 }
@@ -384,7 +398,8 @@ mod tests {
             .accounts
             .push(serde_json::from_value(account).unwrap());
         let expected = "corp: the server inside refused 9 of 10 for good, the last with \"550 5.1.1 no\"; \
-                        the pull was stopped 5m ago, nothing was bounced";
+                        the pull was stopped 5m ago, nothing was bounced; \
+                        mend it, then atrn-relay queue retry --domain example.com --state deferred";
         let hour = Duration::from_secs(3_600);
         assert_eq!(complaints(&status, now, hour), [expected]);
         let screen = describe(&status, now);
@@ -432,5 +447,49 @@ example.com       1         0     0       0        0  5.0 kB      -      1h
 ACCOUNT  DOMAINS      PULLING  DELIVERED    SIZE  LAST PULL
 corp     example.com        0          3  1.5 kB  0s ago from 192.0.2.7, no mail (disabled)";
         assert_eq!(describe(&status, now), expected);
+        // Without the daemon nobody counts pulls.
+        status.running = false;
+        let screen = describe(&status, now);
+        let account = screen.lines().last().unwrap();
+        let words: Vec<_> = account.split_whitespace().collect();
+        assert_eq!(
+            words,
+            ["corp", "example.com", "-", "-", "-", "-", "(disabled)"]
+        );
+    }
+
+    #[test]
+    fn a_full_quota_says_what_it_is_full_of() {
+        let now: Timestamp = "2026-01-01T02:00:00Z".parse().unwrap();
+        let hour = Duration::from_secs(3_600);
+        for (messages, bytes, expected) in [
+            (7, 5_001, None),
+            (
+                6,
+                5_001,
+                Some(
+                    "6 of 6 messages (2 wait, 4 failed or expired); pull or remove some, or raise max_queue_messages",
+                ),
+            ),
+            (
+                7,
+                5_000,
+                Some(
+                    "5.0 kB of 5.0 kB (2 wait, 4 failed or expired); pull or remove some, or raise max_queue_size",
+                ),
+            ),
+        ] {
+            let mut status = status(true, None, None);
+            let domain = &mut status.domains[0];
+            (domain.max_queue_messages, domain.max_queue_size) = (Some(messages), Some(bytes));
+            let total = &mut domain.total;
+            (total.messages, total.queued, total.held) = (6, 1, 1);
+            (total.failed, total.expired) = (3, 1);
+            let expected = expected.map(|text| {
+                format!("example.com: new mail is refused (452): its quota is full, {text}")
+            });
+            let expected: Vec<_> = expected.into_iter().collect();
+            assert_eq!(complaints(&status, now, hour), expected);
+        }
     }
 }

@@ -28,6 +28,9 @@ pub enum ClientError {
     /// A line that is no reply.
     #[error("the relay answered something else than a reply: {0}")]
     Garbled(#[source] serde_json::Error),
+    /// A relay that holds the queue, listens, and says nothing.
+    #[error("the relay has the queue open and does not answer within {}s; look at it with ps", ANSWER_WAIT.as_secs())]
+    Hung,
     /// Files or threads of ours.
     #[error("cannot open the queue in {}: {}", path.display(), reason(source))]
     Local {
@@ -109,6 +112,7 @@ impl Client {
         let path = socket_path(data_dir);
         let connected = UnixStream::connect(&path).and_then(|stream| {
             stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+            stream.set_read_timeout(Some(ANSWER_WAIT))?;
             Ok(stream)
         });
         match connected {
@@ -137,8 +141,9 @@ impl Client {
             Self::Daemon(stream) => {
                 let sent = stream.get_mut().write_all(request.line().as_bytes());
                 sent.map_err(ClientError::Broken)?;
+                let is_quick = matches!(request, Request::Status);
                 loop {
-                    match read(stream)? {
+                    match read(stream, is_quick)? {
                         Reply::Done => return Ok(()),
                         Reply::Error(refused) => return Err(ClientError::from(refused).into()),
                         reply => each(reply)?,
@@ -181,15 +186,43 @@ impl Client {
     }
 }
 
-fn read(stream: &mut BufReader<UnixStream>) -> Result<Reply, ClientError> {
+/// A status is made at once. Whatever else is asked may take its time, as long as the relay is alive.
+fn read(stream: &mut BufReader<UnixStream>, is_quick: bool) -> Result<Reply, ClientError> {
     let mut line = Vec::new();
-    let mut limited = stream.take(REPLY_LINE_MAX);
-    let read = limited.read_until(b'\n', &mut line);
-    read.map_err(ClientError::Broken)?;
+    loop {
+        let mut limited = (&mut *stream).take(REPLY_LINE_MAX - line.len() as u64);
+        match limited.read_until(b'\n', &mut line) {
+            Ok(_) => break,
+            Err(error) if is_timeout(&error) && (is_quick || !is_alive(stream.get_ref())) => {
+                return Err(ClientError::Hung);
+            }
+            Err(error) if is_timeout(&error) => {}
+            Err(error) => return Err(ClientError::Broken(error)),
+        }
+    }
     if line.last() != Some(&b'\n') {
         return Err(ClientError::Broken(io::ErrorKind::UnexpectedEof.into()));
     }
     serde_json::from_slice(&line).map_err(ClientError::Garbled)
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
+    )
+}
+
+/// Whether the relay behind a connection answers another one. An empty line is refused without a look at the queue.
+fn is_alive(stream: &UnixStream) -> bool {
+    let asked = || {
+        let mut other = UnixStream::connect_addr(&stream.peer_addr()?)?;
+        other.set_write_timeout(Some(ANSWER_WAIT))?;
+        other.set_read_timeout(Some(ANSWER_WAIT))?;
+        other.write_all(b"\n")?;
+        other.read(&mut [0])
+    };
+    asked().is_ok_and(|octets| octets > 0)
 }
 
 /// No socket, or one that a killed daemon left behind; or a `data_dir` that is no directory, which is for others to say.
@@ -216,4 +249,67 @@ pub fn act_as_owner(data_dir: &Path) -> io::Result<()> {
 
 /// A message with the most recipients that an envelope can have takes less.
 const REPLY_LINE_MAX: u64 = 64 * 1024 * 1024;
+/// Without a word, then the relay is asked whether it is alive.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    /// Somebody who waits a moment, not [`ANSWER_WAIT`].
+    fn connected(path: &Path) -> Client {
+        let stream = UnixStream::connect(path).unwrap();
+        let moment = Some(Duration::from_millis(20));
+        stream.set_read_timeout(moment).unwrap();
+        Client::Daemon(BufReader::new(stream))
+    }
+
+    #[test]
+    fn a_relay_that_hangs_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = socket_path(directory.path());
+        // As with a stopped process: the system takes the connection, and nobody reads.
+        let listener = UnixListener::bind(&path).unwrap();
+        let error = connected(&path).ask_one(&Request::Status).unwrap_err();
+        assert!(matches!(error, ClientError::Hung), "{error}");
+        let text =
+            "the relay has the queue open and does not answer within 10s; look at it with ps";
+        assert_eq!(ClientError::Hung.to_string(), text);
+        let Ok(Some(Client::Daemon(stream))) = Client::daemon(directory.path()) else {
+            panic!("nobody listens");
+        };
+        assert_eq!(stream.get_ref().read_timeout().unwrap(), Some(ANSWER_WAIT));
+        drop((stream, listener.accept(), listener.accept()));
+        // What takes its time is given up when another connection is not answered either.
+        let relay = thread::spawn(move || {
+            let asked = listener.accept().unwrap();
+            drop(listener.accept().unwrap());
+            asked
+        });
+        let error = connected(&path).ask_one(&Request::Reload).unwrap_err();
+        assert!(matches!(error, ClientError::Hung), "{error}");
+        relay.join().unwrap();
+    }
+
+    #[test]
+    fn one_that_is_at_work_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = socket_path(directory.path());
+        let listener = UnixListener::bind(&path).unwrap();
+        let relay = thread::spawn(move || {
+            let (mut asked, _) = listener.accept().unwrap();
+            asked.write_all(b"{\"reloaded\":").unwrap();
+            // The answer goes on only when somebody has asked whether it will.
+            let (mut probe, _) = listener.accept().unwrap();
+            probe.write_all(b"{").unwrap();
+            asked.write_all(b"null}\n\"done\"\n").unwrap();
+        });
+        let reply = connected(&path).ask_one(&Request::Reload).unwrap();
+        assert!(matches!(reply, Reply::Reloaded(None)), "{reply:?}");
+        relay.join().unwrap();
+    }
+}
