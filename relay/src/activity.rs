@@ -3,11 +3,12 @@
 //! Drivers count, the control socket shows. Nothing here is durable, and nothing grows with what peers do:
 //! per-account entries exist for accounts that authenticated, and [`Activity::keep_accounts`] drops the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use atrn_shared::smtp::address::Domain;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -27,6 +28,8 @@ struct Inner {
     refused_permanent: AtomicU64,
     authentication_failures: AtomicU64,
     reports: AtomicU64,
+    /// How many there are in [`Rest::full`]: asked for each recipient.
+    full: AtomicU64,
     configuration: watch::Sender<ConfigurationState>,
     rest: Mutex<Rest>,
 }
@@ -36,6 +39,8 @@ struct Inner {
 struct Rest {
     listen: Listening,
     accounts: BTreeMap<String, Arc<Account>>,
+    /// Domains whose mail is refused because their quota is full.
+    full: BTreeSet<Domain>,
 }
 
 #[derive(Debug, Default)]
@@ -189,6 +194,7 @@ impl Activity {
             refused_permanent: AtomicU64::new(0),
             authentication_failures: AtomicU64::new(0),
             reports: AtomicU64::new(0),
+            full: AtomicU64::new(0),
             configuration: watch::Sender::default(),
             rest: Mutex::default(),
         }))
@@ -253,6 +259,25 @@ impl Activity {
     /// An AUTH failed, whoever it was.
     pub fn authentication_failed(&self) {
         self.0.authentication_failures.fetch_add(1, Relaxed);
+    }
+
+    /// Mail of a domain was refused because its quota is full. Whether that is news.
+    pub fn quota_filled(&self, domain: &Domain) -> bool {
+        let mut rest = self.rest();
+        let is_news = rest.full.insert(domain.clone());
+        self.0.full.store(rest.full.len() as u64, Relaxed);
+        is_news
+    }
+
+    /// There is room in the quota of a domain. Whether that is news.
+    pub fn quota_has_room(&self, domain: &Domain) -> bool {
+        if self.0.full.load(Relaxed) == 0 {
+            return false;
+        }
+        let mut rest = self.rest();
+        let is_news = rest.full.remove(domain);
+        self.0.full.store(rest.full.len() as u64, Relaxed);
+        is_news
     }
 
     /// A report was queued.
@@ -515,6 +540,18 @@ mod tests {
         drop(running);
         assert_eq!(activity.account("old"), AccountActivity::default());
         assert_eq!(activity.account("corp").pulls.total, 1);
+    }
+
+    #[test]
+    fn a_quota_is_news_when_it_fills_and_when_it_has_room() {
+        let activity = Activity::new();
+        let [one, other] = ["a.example", "b.example"].map(|name| Domain::parse(name).unwrap());
+        assert!(!activity.quota_has_room(&one));
+        assert!(activity.quota_filled(&one) && activity.quota_filled(&other));
+        assert!(!activity.quota_filled(&one));
+        assert!(activity.quota_has_room(&one) && !activity.quota_has_room(&one));
+        assert!(!activity.quota_filled(&other));
+        assert!(activity.quota_filled(&one), "again");
     }
 
     #[test]

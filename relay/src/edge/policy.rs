@@ -51,6 +51,24 @@ pub(crate) fn room(domain: &DomainConfig, held: Found, octets: u64) -> Result<()
     fits.then_some(()).ok_or_else(refusal)
 }
 
+/// How far a quota is used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Fill {
+    /// A message that does not fit is a big one.
+    Roomy,
+    /// More than nine tenths: what is refused is refused because much waits.
+    Full,
+}
+
+/// Tells a quota that is used up from a message that would not fit into most: only the first is news, and small mail
+/// that still fits between refusals is none.
+pub(crate) fn fill(domain: &DomainConfig, held: Found) -> Fill {
+    let is_high = |part: u64, whole: u64| u128::from(part) * 10 > u128::from(whole) * 9;
+    let is_full = is_high(held.bytes, domain.max_queue_size)
+        || is_high(held.messages, domain.max_queue_messages);
+    if is_full { Fill::Full } else { Fill::Roomy }
+}
+
 fn postmaster_domain(config: &RelayConfig) -> Option<Domain> {
     let host = config.hostname.as_str();
     let is_around_host = |domain: &Domain| {
@@ -114,6 +132,27 @@ mod tests {
             let answer = room(&config.domains[0], held, octets);
             assert_eq!(answer.is_ok(), fits, "{messages} {bytes} {octets}");
             assert!(answer.err().is_none_or(|reply| reply.code() == 452));
+        }
+    }
+
+    #[test]
+    fn a_quota_is_full_when_little_of_it_is_left() {
+        let config = config(
+            "hostname = \"mx.example\"\n[[domain]]\nname = \"a.example\"\nmax_queue_size = \"1000B\"\nmax_queue_messages = 3\n",
+        );
+        for (messages, bytes, expected) in [
+            (0, 0, Fill::Roomy),
+            (2, 900, Fill::Roomy),
+            (2, 901, Fill::Full),
+            (3, 0, Fill::Full),
+            (u64::MAX, u64::MAX, Fill::Full),
+        ] {
+            let held = Found { messages, bytes };
+            assert_eq!(
+                fill(&config.domains[0], held),
+                expected,
+                "{messages} {bytes}"
+            );
         }
     }
 

@@ -17,11 +17,12 @@ use atrn_shared::wire::{Wire, WireError};
 use jiff::Zoned;
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
+use super::policy::Fill;
 use super::{Edge, policy};
 use crate::config::RelayConfig;
-use crate::queue::{BodyWriter, Envelope, Recipient, SessionId, Store, StoreError};
+use crate::queue::{BodyWriter, Envelope, Recipient, SessionId, StoreError};
 use crate::session_id;
 use crate::settings::Settings;
 
@@ -237,7 +238,7 @@ impl Session<'_> {
         let config = &self.settings.config;
         let octets = message.envelope.mail_parameters.size.unwrap_or(0);
         let domain = policy::recipient(config, &forward_path).and_then(|domain| {
-            room(&self.edge.store, config, &domain, octets)?;
+            room(self.edge, config, &domain, octets)?;
             Ok(domain)
         });
         match domain {
@@ -337,7 +338,7 @@ impl Session<'_> {
         let mut domains: Vec<_> = envelope.recipients.iter().map(|to| &to.domain).collect();
         domains.dedup();
         let mut domains = domains.into_iter();
-        domains.try_for_each(|domain| room(&self.edge.store, &self.settings.config, domain, octets))
+        domains.try_for_each(|domain| room(self.edge, &self.settings.config, domain, octets))
     }
 
     /// Says why the session ends, where the client can still hear it.
@@ -374,11 +375,24 @@ impl Message {
     }
 }
 
-fn room(store: &Store, config: &RelayConfig, domain: &Domain, octets: u64) -> Result<(), Reply> {
-    match config.domain(domain) {
-        Some(config) => policy::room(config, store.amount(domain), octets),
-        None => Ok(()),
+fn room(edge: &Edge, config: &RelayConfig, domain: &Domain, octets: u64) -> Result<(), Reply> {
+    let Some(config) = config.domain(domain) else {
+        return Ok(());
+    };
+    let held = edge.store.amount(domain);
+    let room = policy::room(config, held, octets);
+    let (messages, size) = (held.messages, held.bytes);
+    match policy::fill(config, held) {
+        Fill::Full if room.is_err() && edge.activity.quota_filled(domain) => warn!(
+            %domain, messages, size, max_queue_messages = config.max_queue_messages,
+            max_queue_size = config.max_queue_size, "new mail is refused: the quota is full"
+        ),
+        Fill::Roomy if edge.activity.quota_has_room(domain) => {
+            info!(%domain, messages, size, "new mail is taken again: the quota has room");
+        }
+        Fill::Full | Fill::Roomy => {}
     }
+    room
 }
 
 /// R5321-15: any doubt about durability is a transient refusal.
