@@ -56,7 +56,7 @@ fn a_backup_of_the_running_relay_comes_back_after_the_loss_of_all() {
     assert_eq!(daemon.stop().0, 0);
 
     let refused = setup.cli(&["queue", "restore", "DIR/backup"]);
-    let mail = "error: DIR/data/queue.db: there is mail in this queue (2 messages); move it and its -wal file away first, or salvage it";
+    let mail = "error: DIR/data/queue.db: there is mail in this queue (2 messages); move it, its -wal file and spool/ away first, or salvage it";
     refused.fails(1, mail);
     fs::remove_dir_all(setup.path("data")).unwrap();
     let said = setup.cli(&["queue", "restore", "DIR/backup"]).ok();
@@ -71,6 +71,28 @@ fn a_backup_of_the_running_relay_comes_back_after_the_loss_of_all() {
         (&listed[0]["id"], &listed[1]["id"]),
         (&json!(small), &json!(large))
     );
+}
+
+#[test]
+fn content_that_changed_is_restored_with_a_warning() {
+    let setup = Setup::init();
+    let daemon = setup.run();
+    let id = id_in(&daemon.send("a@example.net", &["u@example.com"], &large()));
+    setup.cli(&["queue", "backup", "DIR/backup"]).ok();
+    assert_eq!(daemon.stop().0, 0);
+    let folders = fs::read_dir(setup.path("backup/spool")).unwrap();
+    let mut files = folders.map(|folder| folder.unwrap().path().join(&id));
+    let file = files.find(|file| file.exists()).unwrap();
+    let mut octets = fs::read(&file).unwrap();
+    octets[1_000] ^= 1;
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, octets).unwrap();
+    fs::remove_dir_all(setup.path("data")).unwrap();
+    let restored = setup.cli(&["queue", "restore", "DIR/backup"]);
+    assert_eq!(restored.code, 0, "{restored:?}");
+    let warning = format!("warning: {id}: its content is not what was accepted (checksum)\n");
+    assert_eq!(restored.stderr, warning);
+    assert!(restored.stdout.starts_with("Restored 1 message"));
 }
 
 #[test]

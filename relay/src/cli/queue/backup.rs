@@ -92,6 +92,15 @@ impl Restore {
         let restored = restore(&data_dir, &self.from, &mut |progress| bar.goes_on(progress));
         bar.clear();
         let restored = restored.map_err(failure)?;
+        for damaged in &restored.damaged {
+            // Nobody is left to tell when this fails.
+            let _ = writeln!(
+                std::io::stderr(),
+                "warning: {}: {}",
+                damaged.id,
+                damaged.reason
+            );
+        }
         call.output.show(&restored, |restored| {
             format!(
                 "Restored {} to {}.",
@@ -113,8 +122,9 @@ impl Salvage {
         let salvaged = salvage(&data_dir, &self.to, &mut |progress| bar.goes_on(progress));
         bar.clear();
         let salvaged = salvaged.map_err(failure)?;
-        call.output
-            .show(&salvaged, |salvaged| describe(salvaged, &data_dir, &self.to))
+        call.output.show(&salvaged, |salvaged| {
+            describe(salvaged, &data_dir, &self.to)
+        })
     }
 }
 

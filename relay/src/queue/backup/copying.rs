@@ -199,7 +199,12 @@ pub(super) fn open_still(path: &Path) -> Result<Connection, BackupError> {
     Connection::open_with_flags(name + "?immutable=1", flags).map_err(BackupError::sqlite(path))
 }
 
-fn say(watch: Watch<'_>, phase: Phase, done: u64, total: u64) -> Result<(), BackupError> {
+pub(super) fn say(
+    watch: Watch<'_>,
+    phase: Phase,
+    done: u64,
+    total: u64,
+) -> Result<(), BackupError> {
     match watch(Progress { phase, done, total }) {
         true => Ok(()),
         false => Err(BackupError::Cancelled),

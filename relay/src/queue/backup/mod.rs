@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{OpenError, StoreError};
 
 pub use self::manifest::{Manifest, ManifestKind};
-pub use self::restoring::{Restored, restore};
+pub use self::restoring::{Damaged, Restored, restore};
 
 pub(super) use self::copying::{check, copy, put};
 pub(super) use self::manifest::{finish, prepare};

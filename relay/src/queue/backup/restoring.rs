@@ -1,17 +1,23 @@
 //! Brings a backup back into an empty queue.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use rusqlite::{Connection, Row};
 use serde::Serialize;
 
-use super::super::body::{spool_directories, spool_path};
-use super::super::sqlite::renew;
+use super::super::body::{digest, spool_directories, spool_path};
+use super::super::id::QueueId;
+use super::super::sqlite::{SPOOLED, renew};
 use super::super::{lock, make_directories};
-use super::copying::{check, copy_synced, open_still, put, spooled};
+use super::copying::{check, copy_synced, open_still, put, say, spooled};
 use super::manifest::{DATABASE, Manifest, SPOOL, sync};
-use super::{BackupError, Progress};
+use super::{BackupError, Phase, Progress};
+
+/// Messages between two words about them.
+const MESSAGES_A_STEP: u64 = 256;
 
 /// What was brought back.
 #[derive(Clone, Debug, Serialize)]
@@ -19,6 +25,17 @@ pub struct Restored {
     /// What the backup says of itself.
     #[serde(flatten)]
     pub manifest: Manifest,
+    /// Messages that came back with content that nobody wrote.
+    pub damaged: Vec<Damaged>,
+}
+
+/// A message whose content in the backup is not what was accepted.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Damaged {
+    /// The message.
+    pub id: QueueId,
+    /// What is wrong.
+    pub reason: String,
 }
 
 /// Puts the backup in `from` in the place of the queue in `data_dir`, which must be empty and not in use. The
@@ -36,14 +53,7 @@ pub fn restore(
     let backup = open_still(&source)?;
     check(&backup, &source, watch)?;
     let files = spooled(&backup).map_err(BackupError::sqlite(&source))?;
-    for (id, size) in &files {
-        let path = spool_path(&from.join(SPOOL), *id);
-        let found = fs::metadata(&path).map_err(BackupError::io(&path))?;
-        if found.len() != *size {
-            let reason = format!("{} octets long, and the message says {size}", found.len());
-            return Err(BackupError::damaged(&path, reason));
-        }
-    }
+    let damaged = read_contents(&backup, from, watch)?;
     drop(backup);
 
     make_directories(data_dir)?;
@@ -51,6 +61,7 @@ pub fn restore(
     let database = data_dir.join(DATABASE);
     refuse_mail(&database)?;
     let spool = data_dir.join(SPOOL);
+    refuse_contents(&spool, &files)?;
     for path in spool_directories(&spool) {
         let made = fs::create_dir(&path).or_else(there_already);
         made.map_err(BackupError::io(&path))?;
@@ -67,7 +78,94 @@ pub fn restore(
         sync(&path).map_err(BackupError::io(&path))?;
     }
     take_place(&source, &database, data_dir)?;
-    Ok(Restored { manifest })
+    Ok(Restored { manifest, damaged })
+}
+
+/// Reads the content of every message. A file that is missing or of another length was lost on the way here, and may
+/// be whole elsewhere; content that has changed may have been so in the queue already, and is better than none.
+fn read_contents(
+    backup: &Connection,
+    from: &Path,
+    watch: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Vec<Damaged>, BackupError> {
+    let source = from.join(DATABASE);
+    let failed = || BackupError::sqlite(&source);
+    let total = backup.query_row("SELECT count(*) FROM message", [], |row| row.get(0));
+    let total = total.map(i64::cast_unsigned).map_err(failed())?;
+    let query = "SELECT key, size, flags & ?1 != 0, checksum, content
+         FROM message LEFT JOIN body ON body.message = message.key ORDER BY key";
+    let mut statement = backup.prepare(query).map_err(failed())?;
+    let mut rows = statement.query([SPOOLED]).map_err(failed())?;
+    let (mut done, mut damaged) = (0, Vec::new());
+    while let Some(row) = rows.next().map_err(failed())? {
+        if done % MESSAGES_A_STEP == 0 {
+            say(watch, Phase::Messages, done, total)?;
+        }
+        done += 1;
+        let message = Message::of(row).map_err(failed())?;
+        let found = match message.is_spooled {
+            true => digest_file(&spool_path(&from.join(SPOOL), message.id), message.size)?,
+            false => message.inline,
+        };
+        let reason = match found {
+            Some((size, checksum)) if size == message.size => {
+                let is_same = message.checksum.is_none_or(|expected| expected == checksum);
+                (!is_same).then_some("its content is not what was accepted (checksum)")
+            }
+            _ => Some("its content is not whole"),
+        };
+        damaged.extend(reason.map(|reason| Damaged {
+            id: message.id,
+            reason: reason.to_owned(),
+        }));
+    }
+    Ok(damaged)
+}
+
+/// What a backup says of the content of a message.
+struct Message {
+    id: QueueId,
+    size: u64,
+    is_spooled: bool,
+    checksum: Option<u32>,
+    /// Size and checksum of what the database has.
+    inline: Option<(u64, u32)>,
+}
+
+impl Message {
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let content = row.get_ref(4)?.as_blob_or_null()?;
+        Ok(Self {
+            id: QueueId(row.get(0)?),
+            size: row.get::<_, i64>(1)?.cast_unsigned(),
+            is_spooled: row.get(2)?,
+            checksum: row.get(3)?,
+            inline: content.map(|content| (content.len() as u64, crc32fast::hash(content))),
+        })
+    }
+}
+
+fn digest_file(path: &Path, size: u64) -> Result<Option<(u64, u32)>, BackupError> {
+    let found = digest(path).map_err(BackupError::io(path))?;
+    if found.0 == size {
+        return Ok(Some(found));
+    }
+    let reason = format!("{} octets long, and the message says {size}", found.0);
+    Err(BackupError::damaged(path, reason))
+}
+
+/// A start behind it would take contents of the queue that was there for orphans.
+fn refuse_contents(spool: &Path, files: &[(QueueId, u64)]) -> Result<(), BackupError> {
+    let known: HashSet<PathBuf> = files.iter().map(|(id, _)| spool_path(spool, *id)).collect();
+    let found = spool_directories(spool).flat_map(fs::read_dir).flatten();
+    for entry in found {
+        let path = entry.map_err(BackupError::io(spool))?.path();
+        if !known.contains(&path) {
+            let reason = "content of a message that the backup does not have, which the next start would remove; move spool/ away first";
+            return Err(BackupError::refused(&path, reason));
+        }
+    }
+    Ok(())
 }
 
 /// An empty queue may be replaced; mail, and what cannot be read, may not.
@@ -75,7 +173,7 @@ fn refuse_mail(database: &Path) -> Result<(), BackupError> {
     if !database.exists() {
         return Ok(());
     }
-    let way_out = "move it and its -wal file away first, or salvage it";
+    let way_out = "move it, its -wal file and spool/ away first, or salvage it";
     let messages = super::super::sqlite::open_reader(database).and_then(|queue| {
         queue.query_row("SELECT count(*) FROM message", [], |row| {
             row.get::<_, i64>(0)

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
+
 use super::super::backup::{BackupError, Manifest, Phase, Progress, restore};
 use super::super::body::spool_path;
 use super::super::salvage::salvage;
@@ -44,12 +46,20 @@ async fn what_was_accepted_before_a_backup_began_is_in_it_whatever_goes_on() {
     let backup = target.path().join("backup");
     // While it is made all of that is delivered and removed, and other mail comes.
     let is_over = AtomicBool::new(false);
+    // The first word comes when the copy has its view; what is delivered before that is rightly not in it.
+    let begun = Arc::new(Notify::new());
     let copied = async {
-        let manifest = back_up(&world, &backup).await.unwrap();
+        let begun = Arc::clone(&begun);
+        let watch = move |_| {
+            begun.notify_one();
+            true
+        };
+        let manifest = world.store.backup(&backup, watch).await.unwrap();
         is_over.store(true, Ordering::Relaxed);
         manifest
     };
     let goes_on = async {
+        begun.notified().await;
         let (mut settled, mut accepted) = (0, 0);
         while !(is_over.load(Ordering::Relaxed) && settled > before.len() && accepted > 100) {
             world
@@ -134,6 +144,29 @@ async fn what_comes_back_is_what_it_was() {
     assert_eq!(states, [(0, 1, 0), (0, 0, 1), (1, 0, 0)]);
 }
 
+async fn ids(world: &World) -> Vec<DeliveryId> {
+    let items = world.all().await.into_iter();
+    items.map(|item| item.delivery_id).collect()
+}
+
+/// The ids that are given while mail comes and goes, and a part of the newest old delivery is refused.
+async fn give_ids(world: &World, outcomes: Vec<Outcome>) -> HashSet<DeliveryId> {
+    let old = ids(world).await;
+    let mut given = HashSet::new();
+    for _ in 0..5 {
+        world.accept(&["u@other.example"]).await;
+        let delivered = vec![Outcome::Delivered];
+        given.insert(world.settle_one("other.example", delivered).await);
+    }
+    let mut leases = world.claim(SESSION, &["a.example"], 10).await;
+    let settled = world.store.settle(leases.pop().unwrap(), outcomes, None);
+    settled.await.unwrap();
+    let now = ids(world).await.into_iter();
+    given.extend(now.filter(|id| !old.contains(id)));
+    assert_eq!(given.len(), 6);
+    given
+}
+
 /// A journal that has the id of mail that was lost with the disk must not know other mail by it.
 // covers: R-DUP
 #[tokio::test]
@@ -145,122 +178,96 @@ async fn ids_that_were_given_after_a_backup_are_not_given_again_and_those_in_it_
     world.database().execute(mark, [ahead.0]).unwrap();
     let mut world = world.restart();
     let target = tempfile::tempdir().unwrap();
-    let (mut given, mut old) = (HashSet::new(), Vec::new());
+    let mut given = HashSet::new();
     for round in 0..3 {
         let newest = world.accept(&["u@a.example", "v@a.example"]).await;
-        old = world
-            .all()
-            .await
-            .iter()
-            .map(|item| item.delivery_id)
-            .collect();
+        let old = ids(&world).await;
         let backup = target.path().join(format!("b{round}"));
         back_up(&world, &backup).await.unwrap();
         // As if the ids that were marked in advance were used up.
         let copied = Connection::open(backup.join("queue.db")).unwrap();
         copied.execute(mark, [newest.0]).unwrap();
         drop(copied);
-
-        let mut lost = HashSet::new();
-        for _ in 0..5 {
-            let id = world.accept(&["u@lost.example"]).await;
-            assert!(id > newest);
-            lost.insert(
-                world
-                    .settle_one("lost.example", vec![Outcome::Delivered])
-                    .await,
-            );
-        }
-        // A part of an old one gets a number of its own.
-        let lease = world
-            .claim(SESSION, &["a.example"], 10)
-            .await
-            .pop()
-            .unwrap();
-        assert_eq!(lease.id.queue_id(), newest);
-        let outcomes = vec![never(), later()];
-        world.store.settle(lease, outcomes, None).await.unwrap();
-        let is_new = |id: &DeliveryId| !old.contains(id);
-        lost.extend(
-            world
-                .all()
-                .await
-                .iter()
-                .map(|item| item.delivery_id)
-                .filter(is_new),
-        );
-        assert_eq!(lost.len(), 6);
+        let lost = give_ids(&world, vec![never(), later()]).await;
 
         let directory = tempfile::tempdir_in(target.path()).unwrap();
         bring_back(directory.path(), &backup).unwrap();
         let store = Store::open(directory.path()).unwrap();
         world = World { directory, store };
-        let restored: Vec<_> = world
-            .all()
-            .await
-            .iter()
-            .map(|item| item.delivery_id)
-            .collect();
-        assert_eq!(restored, old, "what the backup has keeps its ids");
-        let numbers: HashSet<_> = lost.iter().map(|id| id.key).collect();
-        let mut again = HashSet::new();
-        for _ in 0..5 {
-            world.accept(&["u@new.example"]).await;
-            again.insert(
-                world
-                    .settle_one("new.example", vec![Outcome::Delivered])
-                    .await,
-            );
-        }
-        assert!(
-            again.iter().any(|id| numbers.contains(&id.key)),
-            "nothing came again"
-        );
-        let lease = world
-            .claim(SESSION, &["a.example"], 10)
-            .await
-            .pop()
-            .unwrap();
-        let outcomes = vec![later(), never()];
-        world.store.settle(lease, outcomes, None).await.unwrap();
-        let is_new = |id: &DeliveryId| !old.contains(id);
-        again.extend(
-            world
-                .all()
-                .await
-                .iter()
-                .map(|item| item.delivery_id)
-                .filter(is_new),
-        );
-        assert_eq!(again.len(), 6);
+        assert_eq!(ids(&world).await, old, "what the backup has keeps its ids");
+        let again = give_ids(&world, vec![later(), never()]).await;
+        let keys: HashSet<_> = lost.iter().map(|id| id.key).collect();
+        let is_again = again.iter().any(|id| keys.contains(&id.key));
+        assert!(is_again, "no queue id came again");
         given.extend(lost);
         assert!(given.is_disjoint(&again), "{given:?} {again:?}");
         given.extend(again);
     }
-    assert_eq!(old.len(), 6);
 
     // A salvage knows of the restores too.
-    let now: Vec<_> = world
-        .all()
-        .await
-        .iter()
-        .map(|item| item.delivery_id)
-        .collect();
+    let before = ids(&world).await;
     let World { directory, store } = world;
     drop(store);
     let salvaged = target.path().join("salvaged");
     salvage(directory.path(), &salvaged, &mut |_| true).unwrap();
-    let data_dir = target.path().join("data");
-    bring_back(&data_dir, &salvaged).unwrap();
-    let store = Store::open(&data_dir).unwrap();
-    let items = store.list(Filter::default(), None, 100).await.unwrap();
-    assert_eq!(
-        items
-            .iter()
-            .map(|item| item.delivery_id)
-            .collect::<Vec<_>>(),
-        now
-    );
+    let directory = tempfile::tempdir_in(target.path()).unwrap();
+    bring_back(directory.path(), &salvaged).unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    assert_eq!(ids(&World { directory, store }).await, before);
+}
+
+/// What was not noticed before is said at the latest now; a part of a message is better than none.
+#[tokio::test]
+async fn content_that_changed_comes_back_and_is_named() {
+    let world = World::new();
+    let mut ids = Vec::new();
+    for octets in [LARGE, 2_000, LARGE, 2_000] {
+        let content = pattern(octets);
+        ids.push(world.accept_content(&["a@a.example"], &content).await);
+    }
+    let target = tempfile::tempdir().unwrap();
+    let backup = target.path().join("b");
+    back_up(&world, &backup).await.unwrap();
+    let file = spool_path(&backup.join("spool"), ids[0]);
+    let mut octets = std::fs::read(&file).unwrap();
+    octets[7] ^= 1;
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, &octets).unwrap();
+    let copied = Connection::open(backup.join("queue.db")).unwrap();
+    let change = "UPDATE body SET content = zeroblob(2000) WHERE message = ?1";
+    assert_eq!(copied.execute(change, [ids[1].0]).unwrap(), 1);
+    drop(copied);
+
+    let fresh = target.path().join("data");
+    let restored = restore(&fresh, &backup, &mut |_| true).unwrap();
+    let named: Vec<_> = restored.damaged.iter().map(|damaged| damaged.id).collect();
+    assert_eq!(named, ids[..2]);
+    let found = contents(&Store::open(&fresh).unwrap()).await;
+    assert_eq!(found.len(), 4);
+    assert_eq!(found[0], (ids[0], octets));
+}
+
+/// The next start would take them for orphans.
+#[tokio::test]
+async fn nothing_is_brought_back_beside_contents_of_another_queue() {
+    let world = World::new();
+    world.accept(&["a@a.example"]).await;
+    let target = tempfile::tempdir().unwrap();
+    let backup = target.path().join("b");
+    back_up(&world, &backup).await.unwrap();
+    let later = world
+        .accept_content(&["a@a.example"], &pattern(LARGE))
+        .await;
+    let World { directory, store } = world;
+    drop(store);
+    std::fs::remove_file(directory.path().join("queue.db")).unwrap();
+    let refused = bring_back(directory.path(), &backup).unwrap_err();
+    let expected = format!("{later}: content of a message that the backup does not have");
+    assert!(refused.contains(&expected), "{refused}");
+    let spool = directory.path().join("spool");
+    assert!(spool_path(&spool, later).exists());
+    std::fs::rename(spool, target.path().join("spool")).unwrap();
+    bring_back(directory.path(), &backup).unwrap();
 }
 
 #[tokio::test]
