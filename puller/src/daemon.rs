@@ -218,7 +218,14 @@ pub(crate) async fn patience(journal: Option<&Journal>) {
 
 /// One relay: pull, wait, pull again. The first pull is at once, so that a restart is no gap.
 async fn pull_for_ever(mut changes: watch::Receiver<Pull>, files: StatusFiles) {
-    let stop = changes.borrow().stop.clone();
+    let (stop, first) = {
+        let pull = changes.borrow();
+        (pull.stop.clone(), pull.relay.name.clone())
+    };
+    // The first pull, which nobody has announced.
+    let mut status = files.load(&first).await;
+    status.next_at = Some(Timestamp::now());
+    save(&files, &first, &status).await;
     while !stop.is_cancelled() {
         let pull = changes.borrow_and_update().clone();
         let name = pull.relay.name.clone();

@@ -310,16 +310,17 @@ impl Pull {
             octets,
             deferred,
             refused,
+            already_there,
         } = tally;
         match outcome.severity() {
             Severity::Fine => {
-                info!(%relay, %session, messages, octets, deferred, refused, ?took, %reason, "pull ended")
+                info!(%relay, %session, messages, octets, deferred, refused, already_there, ?took, %reason, "pull ended")
             }
             Severity::Retry => {
-                warn!(%relay, %session, messages, octets, deferred, refused, ?took, %reason, "pull ended")
+                warn!(%relay, %session, messages, octets, deferred, refused, already_there, ?took, %reason, "pull ended")
             }
             Severity::Alarm => {
-                error!(%relay, %session, messages, octets, deferred, refused, ?took, %reason, "pull ended")
+                error!(%relay, %session, messages, octets, deferred, refused, already_there, ?took, %reason, "pull ended")
             }
         }
     }

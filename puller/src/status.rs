@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 use atrn_shared::cli::{ExitCode, Failure};
 use atrn_shared::directory;
 use jiff::Timestamp;
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Outcome, Severity};
 use crate::private;
+use crate::reversed::Tally;
 use crate::session::Report;
 
 /// A relay as its last pulls left it.
@@ -40,14 +43,9 @@ pub struct LastPull {
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// Messages handed over.
-    pub messages: u64,
-    /// Octets of their content.
-    pub octets: u64,
-    /// Messages refused for now.
-    pub deferred: u64,
-    /// Messages refused for good.
-    pub refused: u64,
+    /// What it brought.
+    #[serde(flatten)]
+    pub tally: Tally,
 }
 
 impl RelayStatus {
@@ -77,10 +75,7 @@ impl RelayStatus {
                     .duration_since(report.began_at)
                     .as_secs_f64(),
                 outcome: report.outcome.clone(),
-                messages: report.tally.messages,
-                octets: report.tally.octets,
-                deferred: report.tally.deferred,
-                refused: report.tally.refused,
+                tally: report.tally,
             }),
         }
     }
@@ -103,14 +98,37 @@ impl StatusFiles {
         let outcome = directory::make_durable(&files.folder)
             .and_then(|()| File::create(&probe))
             .and_then(|_| fs::remove_file(&probe).or_else(gone));
-        outcome.map_err(|error| {
-            let text = format!(
-                "data_dir {} cannot be written: {error}; make it for the user that runs atrn-puller",
-                data_dir.display()
-            );
-            Failure::new(ExitCode::Config, text)
-        })?;
+        outcome.map_err(|error| cannot_be_written(data_dir, &error))?;
         Ok(files)
+    }
+
+    /// Whether [`StatusFiles::open`] and the journal would do, as far as it can be told without making anything: who
+    /// looks may be another user than who pulls, and would make it for himself.
+    ///
+    /// # Errors
+    /// One line on what is wrong with the directory.
+    pub fn check(data_dir: &Path) -> Result<(), Failure> {
+        let failed = |error: io::Error| cannot_be_written(data_dir, &error);
+        let folders = [data_dir.to_path_buf(), Self::look(data_dir).folder];
+        for folder in folders {
+            // Where it is missing it is made in what is above it.
+            let there = folder.ancestors().find(|above| above.exists());
+            let there = there.unwrap_or_else(|| Path::new("."));
+            if !there.is_dir() {
+                return Err(failed(Errno::ENOTDIR.into()));
+            }
+            access(there, AccessFlags::W_OK | AccessFlags::X_OK)
+                .map_err(|error| failed(error.into()))?;
+        }
+        // A pull by another user has left files of his.
+        let entries = fs::read_dir(data_dir).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+            if let Err(error) = access(&entry.path(), AccessFlags::R_OK | AccessFlags::W_OK) {
+                let error = format!("{}: {}", entry.path().display(), io::Error::from(error));
+                return Err(failed(io::Error::other(error)));
+            }
+        }
+        Ok(())
     }
 
     /// For reading only.
@@ -160,6 +178,14 @@ impl StatusFiles {
     }
 }
 
+fn cannot_be_written(data_dir: &Path, error: &io::Error) -> Failure {
+    let text = format!(
+        "data_dir {} cannot be written: {error}; make it for the user that runs atrn-puller",
+        data_dir.display()
+    );
+    Failure::new(ExitCode::Config, text)
+}
+
 /// Says that a daemon runs on this data directory, for as long as the value lives.
 #[derive(Debug)]
 pub struct DaemonLock(#[expect(dead_code, reason = "the lock is held by the open file")] File);
@@ -207,7 +233,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::reversed::Tally;
 
     fn report(outcome: Outcome, messages: u64) -> Report {
         let began_at = Timestamp::from_second(1_000_000).unwrap();
@@ -283,6 +308,8 @@ mod tests {
     fn a_data_directory_that_is_a_file_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let failure = StatusFiles::open(file.path()).unwrap_err();
+        let checked = StatusFiles::check(file.path()).unwrap_err();
+        assert_eq!((checked.code, &checked.text), (failure.code, &failure.text));
         assert_eq!(failure.code, ExitCode::Config);
         assert!(
             failure.text.contains("cannot be written"),

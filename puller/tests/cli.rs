@@ -43,9 +43,6 @@ fn set_up() -> TempDir {
     let made = puller(folder.path(), &arguments);
     assert_eq!(code(&made), 0, "{}", text(&made.stderr));
     fs::write(folder.path().join("mx1.secret"), "hunter2\n").expect("a secret");
-    edit(folder.path(), |config| {
-        format!("data_dir = \"data\"\n{config}")
-    });
     folder
 }
 
@@ -215,6 +212,51 @@ fn a_journal_that_is_none_is_refused() {
         shown.contains("journal") && shown.contains("damaged"),
         "{shown}"
     );
+}
+
+/// What `pull` stumbles over at once, `check` has found; and it leaves nothing behind that is another user's.
+#[test]
+fn a_data_directory_that_cannot_be_written_is_found_by_check() {
+    let folder = set_up();
+    let checked = puller(folder.path(), &["-c", "puller.toml", "check"]);
+    let shown = text(&checked.stdout);
+    assert!(shown.contains("system    data_dir  ok      "), "{shown}");
+    assert!(!folder.path().join("data").exists());
+    edit(folder.path(), |config| {
+        config.replacen("data_dir = \"data\"", "data_dir = \"mx1.secret/data\"", 1)
+    });
+    let pulled = puller(folder.path(), &["-c", "puller.toml", "pull"]);
+    assert_eq!(code(&pulled), 78, "{}", text(&pulled.stderr));
+    let said = text(&pulled.stderr);
+    let reason = said.trim_end().trim_start_matches("error: ");
+    assert!(reason.contains("cannot be written"), "{reason}");
+    let checked = puller(folder.path(), &["-c", "puller.toml", "check"]);
+    assert_eq!(code(&checked), 78, "{}", text(&checked.stderr));
+    let shown = text(&checked.stdout);
+    let line = shown.lines().find(|line| line.contains(" data_dir "));
+    let line = line.unwrap_or_else(|| panic!("{shown}"));
+    assert!(line.contains("FAILED") && line.ends_with(reason), "{line}");
+}
+
+#[test]
+fn init_with_a_directory_keeps_everything_there() {
+    let folder = set_up();
+    let pulled = puller(folder.path(), &["-c", "puller.toml", "pull"]);
+    assert_eq!(code(&pulled), 71, "{}", text(&pulled.stderr));
+    assert!(folder.path().join("data/journal.db").exists());
+    let elsewhere = [
+        "init",
+        "--dir",
+        "b",
+        "--data-dir",
+        "/srv/atrn",
+        "--pin",
+        PIN,
+    ];
+    let made = puller(folder.path(), &elsewhere);
+    assert_eq!(code(&made), 0, "{}", text(&made.stderr));
+    let config = fs::read_to_string(folder.path().join("b/puller.toml")).expect("puller.toml");
+    assert!(config.contains("data_dir = \"/srv/atrn\"\n"), "{config}");
 }
 
 #[test]

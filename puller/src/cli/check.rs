@@ -18,8 +18,9 @@ use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::reports::{Reports, Traffic};
 use crate::session::{Asked, Pull, Purpose};
+use crate::status::StatusFiles;
 
-/// Check name, TCP, TLS and pin, EHLO keywords, AUTH, clock and hand-over target; pulls nothing
+/// Check clock, data_dir, journal, name, TCP, TLS and pin, EHLO keywords, AUTH and hand-over target; pulls nothing
 ///
 /// Example: atrn-puller check mx1
 #[derive(Args, Debug)]
@@ -66,7 +67,7 @@ async fn check(
     relays: &[&RelayConfig],
     common: &Common,
 ) -> Result<Vec<Line>, Failure> {
-    let mut all = vec![clock(common), journal(config)];
+    let mut all = vec![clock(common), data_dir(config), journal(config)];
     for relay in relays {
         let pull = Pull::new(config, relay, Purpose::DryRun, CancellationToken::new())?;
         let mut lines = Lines {
@@ -218,6 +219,22 @@ fn clock(common: &Common) -> Line {
         ok,
         detail,
         code: ExitCode::Failed,
+    }
+}
+
+/// Without it no pull begins.
+fn data_dir(config: &PullerConfig) -> Line {
+    let path = &config.data_dir;
+    let (ok, detail, code) = match StatusFiles::check(path) {
+        Ok(()) => (true, path.display().to_string(), ExitCode::Success),
+        Err(Failure { text, code }) => (false, text, code),
+    };
+    Line {
+        of: "system".to_owned(),
+        check: "data_dir",
+        ok,
+        detail,
+        code,
     }
 }
 

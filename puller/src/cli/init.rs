@@ -50,7 +50,7 @@ pub(super) struct InitCommand {
     #[arg(long, value_name = "TARGET", default_value = "smtp://localhost:25")]
     handover: String,
 
-    /// Where the daemon keeps what `status` shows.
+    /// Where the journal is, and what `status` shows; with --dir it is `data` beside puller.toml unless it is named.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
@@ -128,6 +128,12 @@ impl InitCommand {
         }
     }
 
+    /// All in one directory, where one is named; `None`: the default.
+    fn data_dir(&self) -> Option<&Path> {
+        let beside = self.dir.as_ref().map(|_| Path::new("data"));
+        self.data_dir.as_deref().or(beside)
+    }
+
     fn text(&self, made: &Made) -> String {
         let quote = |text: &str| toml_string(text);
         let domains: Vec<_> = self
@@ -142,7 +148,7 @@ impl InitCommand {
             "# atrn-puller: every key is explained in docs/configuration.md.\n"
         );
         let _ = writeln!(text, "hostname = {}", quote(&made.hostname));
-        if let Some(data_dir) = &self.data_dir {
+        if let Some(data_dir) = self.data_dir() {
             let _ = writeln!(text, "data_dir = {}", quote(&data_dir.to_string_lossy()));
         }
         let _ = writeln!(

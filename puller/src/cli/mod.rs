@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{DEFAULT_PATH, PullerConfig, RelayConfig};
+use crate::reversed::Tally;
 
 const PROGRAM: Program = Program {
     default_config: DEFAULT_PATH,
@@ -93,6 +94,29 @@ fn chosen<'c>(config: &'c PullerConfig, names: &[String]) -> Result<Vec<&'c Rela
         })
     };
     names.iter().map(find).collect()
+}
+
+/// What a table's numbers do not say by themselves: lines to put below it, each with its break in front.
+fn notes_on(relay: &str, tally: &Tally) -> String {
+    let Tally {
+        messages,
+        deferred,
+        refused,
+        already_there,
+        ..
+    } = *tally;
+    let mut notes = String::new();
+    let all = messages + deferred + refused;
+    // A few are nothing unusual; a server that refuses most of its mail is misconfigured, and senders hear of it.
+    if refused > all / 2 {
+        notes += &format!(
+            "\n{relay}: the mail server refused {refused} of {all} for good; the log has its replies"
+        );
+    }
+    if already_there > 0 {
+        notes += &format!("\n{relay}: {already_there} more were offered again, and inside already");
+    }
+    notes
 }
 
 /// Cancelled by SIGTERM and SIGINT. Must be called inside a runtime.

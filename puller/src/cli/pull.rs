@@ -10,18 +10,19 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{chosen, load, runtime, stop_on_signals};
+use super::{chosen, load, notes_on, runtime, stop_on_signals};
 use crate::config::{PullerConfig, RelayConfig};
 use crate::daemon::patience;
 use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::reports::{Reports, Traffic};
+use crate::reversed::Tally;
 use crate::session::{Pull, Purpose, Report};
 use crate::status::StatusFiles;
 
 /// Pull once, now: for cron and timers
 ///
-/// Exit codes: 0 mail pulled, or none; 69 relay unreachable; 71 hand-over target down; 75 try later; 76 no ATRN, or
+/// Exit codes: 0 mail pulled, or none; 1 journal damaged, or it cannot be written; 69 relay unreachable; 71 hand-over target down; 75 try later; 76 no ATRN, or
 /// protocol broken; 77 refused; 78 configuration.
 ///
 /// Example: atrn-puller pull mx1 --domain example.com
@@ -46,10 +47,8 @@ struct Row {
     #[serde(flatten)]
     outcome: Outcome,
     domains: Vec<Domain>,
-    messages: u64,
-    octets: u64,
-    deferred: u64,
-    refused: u64,
+    #[serde(flatten)]
+    tally: Tally,
     seconds: f64,
 }
 
@@ -201,10 +200,7 @@ fn row(pull: &Pull, report: Report) -> Row {
         relay: pull.relay.name.clone(),
         outcome,
         domains: pull.domains.clone(),
-        messages: tally.messages,
-        octets: tally.octets,
-        deferred: tally.deferred,
-        refused: tally.refused,
+        tally,
         seconds: ended_at.duration_since(began_at).as_secs_f64(),
     }
 }
@@ -220,18 +216,20 @@ fn table(rows: &[Row]) -> String {
         ">took",
         "domains",
     ]);
+    let mut notes = String::new();
     for row in rows {
         let domains: Vec<_> = row.domains.iter().map(Domain::as_str).collect();
         table.row([
             row.relay.clone(),
             row.outcome.word().to_owned(),
-            row.messages.to_string(),
-            size(row.octets),
-            row.deferred.to_string(),
-            row.refused.to_string(),
+            row.tally.messages.to_string(),
+            size(row.tally.octets),
+            row.tally.deferred.to_string(),
+            row.tally.refused.to_string(),
             age(Duration::from_secs_f64(row.seconds.max(0.0))),
             domains.join(","),
         ]);
+        notes += &notes_on(&row.relay, &row.tally);
     }
-    table.to_string()
+    format!("{table}{notes}")
 }

@@ -7,9 +7,10 @@ use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::chosen;
+use super::{chosen, notes_on};
 use crate::config::PullerConfig;
 use crate::journal::{Journal, Summary};
+use crate::reversed::Tally;
 use crate::status::{DaemonLock, RelayStatus, StatusFiles};
 
 /// Show each relay's last pull, its next one, and what is wrong
@@ -83,6 +84,8 @@ fn table(status: &Status, now: Timestamp) -> String {
         "result",
         ">messages",
         ">size",
+        ">deferred",
+        ">refused",
         "last mail",
         "next pull",
         ">failures",
@@ -90,12 +93,17 @@ fn table(status: &Status, now: Timestamp) -> String {
     let mut alarms = String::new();
     for Row { relay, status, .. } in &status.relays {
         let last = status.last.as_ref();
+        let number = |show: &dyn Fn(&Tally) -> String| {
+            last.map_or_else(|| "-".to_owned(), |last| show(&last.tally))
+        };
         table.row([
             relay.clone(),
             last.map_or_else(|| "never".to_owned(), |last| ago(last.at, now)),
             last.map_or("-", |last| last.outcome.word()).to_owned(),
-            last.map_or_else(|| "-".to_owned(), |last| last.messages.to_string()),
-            last.map_or_else(|| "-".to_owned(), |last| size(last.octets)),
+            number(&|tally| tally.messages.to_string()),
+            number(&|tally| size(tally.octets)),
+            number(&|tally| tally.deferred.to_string()),
+            number(&|tally| tally.refused.to_string()),
             status
                 .last_mail_at
                 .map_or_else(|| "-".to_owned(), |at| ago(at, now)),
@@ -108,6 +116,9 @@ fn table(status: &Status, now: Timestamp) -> String {
         if let Some(reason) = reason {
             let word = if status.alarm.is_some() { "ALARM " } else { "" };
             alarms += &format!("\n{word}{relay}: {reason}");
+        }
+        if let Some(last) = last {
+            alarms += &notes_on(relay, &last.tally);
         }
     }
     let daemon = if status.running {
@@ -142,7 +153,8 @@ fn ago(then: Timestamp, now: Timestamp) -> String {
 
 fn ahead(then: Timestamp, now: Timestamp) -> String {
     if then <= now {
-        "now".to_owned()
+        // It is put forward when the pull has ended.
+        "under way".to_owned()
     } else {
         format!("in {}", age(between(now, then)))
     }
@@ -165,10 +177,13 @@ mod tests {
             at: at(10_000),
             seconds: 1.5,
             outcome: Outcome::Refused("the relay says 535 5.7.8 no".into()),
-            messages: 12,
-            octets: 48_211,
-            deferred: 0,
-            refused: 1,
+            tally: Tally {
+                messages: 12,
+                octets: 48_211,
+                deferred: 3,
+                refused: 16,
+                already_there: 2,
+            },
         };
         let known = RelayStatus {
             last: Some(pulled),
@@ -176,6 +191,10 @@ mod tests {
             next_at: Some(at(10_300)),
             failures: 1,
             alarm: Some("x".into()),
+        };
+        let pulling = RelayStatus {
+            next_at: Some(at(10_119)),
+            ..RelayStatus::default()
         };
         let row = |relay: &str, status| Row {
             relay: relay.into(),
@@ -185,17 +204,24 @@ mod tests {
         };
         let status = Status {
             running: true,
-            relays: vec![row("mx1", known), row("mx22", RelayStatus::default())],
+            relays: vec![
+                row("mx1", known),
+                row("mx22", RelayStatus::default()),
+                row("mx3", pulling),
+            ],
             journal: Some(JournalState::Known(Summary {
                 entries: 4_711,
                 octets: 204_800,
             })),
         };
         let expected = "\
-RELAY  LAST PULL  RESULT   MESSAGES     SIZE  LAST MAIL  NEXT PULL  FAILURES
-mx1    2m ago     refused        12  48.2 kB  1m ago     in 3m             1
-mx22   never      -               -        -  -          -                 0
+RELAY  LAST PULL  RESULT   MESSAGES     SIZE  DEFERRED  REFUSED  LAST MAIL  NEXT PULL  FAILURES
+mx1    2m ago     refused        12  48.2 kB         3       16  1m ago     in 3m             1
+mx22   never      -               -        -         -        -  -          -                 0
+mx3    never      -               -        -         -        -  -          under way         0
 ALARM mx1: the relay says 535 5.7.8 no
+mx1: the mail server refused 16 of 31 for good; the log has its replies
+mx1: 2 more were offered again, and inside already
 daemon running, 4711 deliveries in the journal, 204 kB";
         assert_eq!(table(&status, at(10_120)), expected);
     }

@@ -43,7 +43,7 @@ impl JournalError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The database is not ours, or what is in it does not hold together.
-    #[error("{}: damaged or not a journal ({reason}); no mail is pulled with it; move it away to begin a new one: deliveries whose answer was lost just then may come twice", path.display())]
+    #[error("{}: damaged or not a journal ({reason}); no mail is pulled with it; move it away with its -wal and -shm to begin a new one: deliveries whose answer was lost just then may come twice", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

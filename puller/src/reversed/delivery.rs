@@ -31,6 +31,7 @@ impl Session<'_> {
             Ok(Begun::Taken) => {
                 let Terms { relay, session, .. } = self.terms;
                 info!(%relay, %session, delivery_id = %id, "already delivered");
+                self.tally.already_there += 1;
                 self.server.answer(already_delivered("2.0.0"));
             }
             Err(error) => {

@@ -6,6 +6,7 @@ use atrn_shared::log::peer;
 use atrn_shared::smtp::address::{ForwardPath, ReversePath};
 use atrn_shared::smtp::parameter::{DeliveryId, MailParameters};
 use atrn_shared::smtp::reply::Reply;
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::Terms;
@@ -16,7 +17,8 @@ use crate::journal::{Claim, Taken};
 const PATHS_SHOWN: usize = 10;
 
 /// What came of a session.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Tally {
     /// Messages that the target took.
     pub messages: u64,
@@ -26,6 +28,8 @@ pub struct Tally {
     pub deferred: u64,
     /// Messages that the target, or we, refused for good.
     pub refused: u64,
+    /// Deliveries that were inside already, and so not taken again (R-DUP).
+    pub already_there: u64,
 }
 
 impl Tally {

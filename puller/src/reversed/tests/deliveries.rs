@@ -48,6 +48,7 @@ async fn what_was_taken_is_not_taken_again() {
         .await;
     let (tally, corporate) = world.quit().await;
     assert_eq!((tally.messages, tally.deferred, tally.refused), (1, 0, 0));
+    assert_eq!(tally.already_there, 3, "of this session");
     assert_eq!(corporate.record().messages.len(), 2);
     assert!(
         !corporate
