@@ -35,7 +35,7 @@ impl StoreError {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                Self::Damaged(error.to_string())
+                Self::Damaged(one_line(&error.to_string()))
             }
             _ => Self::Unavailable {
                 attempt,
@@ -95,7 +95,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Anything else that SQLite says.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), one_line(&source.to_string()))]
     Sqlite {
         /// The file.
         path: PathBuf,
@@ -115,7 +115,7 @@ impl OpenError {
     pub(super) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
         Self::Damaged {
             path: path.to_owned(),
-            reason: reason.into(),
+            reason: one_line(&reason.into()),
         }
     }
 
@@ -129,5 +129,39 @@ impl OpenError {
                 source,
             },
         }
+    }
+}
+
+/// What SQLite finds wrong can have many lines, and an error is one.
+fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line() {
+        let damaged = || {
+            let error = ffi::Error::new(ffi::SQLITE_CORRUPT);
+            rusqlite::Error::SqliteFailure(error, Some("*** in main ***\nTree 4: bad\n".to_owned()))
+        };
+        let path = Path::new("queue.db");
+        let reason = "*** in main ***; Tree 4: bad";
+        let store = StoreError::sqlite("be read", damaged());
+        assert_eq!(store.to_string(), format!("the queue is damaged: {reason}"));
+        let open = OpenError::sqlite(path, damaged()).to_string();
+        let start = format!("queue.db: damaged or not a queue database ({reason});");
+        assert!(
+            open.starts_with(&start) && open.lines().count() == 1,
+            "{open}"
+        );
+        let busy = ffi::Error::new(ffi::SQLITE_BUSY);
+        let busy = rusqlite::Error::SqliteFailure(busy, Some("a\nb".to_owned()));
+        assert_eq!(OpenError::sqlite(path, busy).to_string(), "queue.db: a; b");
     }
 }
