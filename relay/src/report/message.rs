@@ -46,6 +46,9 @@ pub(crate) struct Notice<'m> {
     pub(crate) last_attempt: Option<Timestamp>,
     /// Now.
     pub(crate) now: Timestamp,
+    /// Of this report alone: a delivery may end more than once, when an admin has it tried again. With it stands the
+    /// queue id, which the sender knows; a whole delivery id is for pullers only.
+    pub(crate) number: u64,
 }
 
 /// What became of one recipient.
@@ -222,19 +225,17 @@ impl Notice<'_> {
         content
     }
 
-    /// A delivery may end more than once, when an admin has it tried again.
     fn message_id(&self) -> String {
-        format!(
-            "{}.{}@{}",
-            self.delivery.id,
-            self.now.as_millisecond(),
-            self.hostname
-        )
+        format!("{}@{}", self.name(), self.hostname)
+    }
+
+    fn name(&self) -> String {
+        format!("{}.{:016x}", self.delivery.id.queue_id(), self.number)
     }
 
     /// Nothing that the message holds may end a part of the report.
     fn boundary(&self) -> String {
-        let mut boundary = format!("=_{}.{}", self.delivery.id, self.now.as_millisecond());
+        let mut boundary = format!("=_{}", self.name());
         while memmem::find(&self.original.octets, boundary.as_bytes()).is_some() {
             boundary.push('_');
         }

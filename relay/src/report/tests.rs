@@ -70,6 +70,7 @@ fn report(
         original,
         last_attempt: Some(now),
         now,
+        number: 0x00c0_ffee_00c0_ffee,
     };
     let report = notice.report();
     well_formed(&report);
@@ -320,6 +321,10 @@ fn a_postmaster_hears_who_was_not_told() {
         text.contains("from <forged@example.org>. The sender was not told"),
         "{text}"
     );
+    // Whoever said it: the server inside, the clock or an admin.
+    let advice = "The line under each address says why. `atrn-relay queue show 1M7ZMM9TH00` has more, and \
+         `atrn-relay queue retry 1M7ZMM9TH00` gives it another try.";
+    assert!(text.contains(advice), "{text}");
 }
 
 #[test]
@@ -365,7 +370,7 @@ fn ten_thousand_recipients_still_make_one_report() {
 /// No peer writes a line of a report but where its own text belongs.
 #[test]
 fn nothing_that_peers_say_becomes_a_field() {
-    let boundary = "=_1M7ZMM9TH00.1.ABC123.1795292917000";
+    let boundary = "=_1M7ZMM9TH00.00c0ffee00c0ffee";
     let header = format!(
         "Message-ID: <a\r\n b@evil>\r\nSubject: x\r\nX: =_\r\n--{boundary}--\r\n--{boundary}_--\r\nContent-Type: text/html\r\n"
     );
@@ -432,22 +437,36 @@ fn nothing_that_peers_say_becomes_a_field() {
     assert!(parts[2].2.ends_with("\r\n\r\nbody\r\n"), "{}", parts[2].2);
 }
 
+/// The whole id of a delivery is the pullers' business: nobody else should be able to name it.
+// covers: R-DUP
+#[test]
+fn no_report_shows_a_delivery_id() {
+    let delivery = delivery("alice@example.net", "", &[("bob@example.com", "")]);
+    for addressee in [Addressee::Sender, Addressee::Postmaster] {
+        let failed = [(Fate::Failed, Some(refused()))];
+        let report = report(&delivery, addressee, &failed, header_of(HEADER));
+        let content = String::from_utf8_lossy(&report.content);
+        assert!(content.contains("1M7ZMM9TH00"), "{content}");
+        assert!(!content.contains("ABC123"), "{content}");
+    }
+}
+
 /// As it leaves the relay.
 const REFUSAL: &str = "\
 Date: Sat, 21 Nov 2026 20:28:37 +0000\r
 From: \"Mail Delivery System\" <MAILER-DAEMON@mx1.example.net>\r
 To: <alice@example.net>\r
 Subject: Your message could not be delivered\r
-Message-ID: <1M7ZMM9TH00.1.ABC123.1795292917000@mx1.example.net>\r
+Message-ID: <1M7ZMM9TH00.00c0ffee00c0ffee@mx1.example.net>\r
 Auto-Submitted: auto-replied\r
 In-Reply-To: <1@example.net>\r
 References: <1@example.net>\r
 MIME-Version: 1.0\r
 Content-Type: multipart/report; report-type=\"delivery-status\";\r
- boundary=\"=_1M7ZMM9TH00.1.ABC123.1795292917000\"\r
+ boundary=\"=_1M7ZMM9TH00.00c0ffee00c0ffee\"\r
 \r
 \r
---=_1M7ZMM9TH00.1.ABC123.1795292917000\r
+--=_1M7ZMM9TH00.00c0ffee00c0ffee\r
 Content-Type: text/plain; charset=\"utf-8\"\r
 Content-Description: Notification\r
 Content-Transfer-Encoding: 7bit\r
@@ -469,7 +488,7 @@ number 1M7ZMM9TH00 at mx1.example.net. This text was written by a\r
 program.\r
 \r
 \r
---=_1M7ZMM9TH00.1.ABC123.1795292917000\r
+--=_1M7ZMM9TH00.00c0ffee00c0ffee\r
 Content-Type: message/delivery-status\r
 Content-Description: Delivery report\r
 Content-Transfer-Encoding: 7bit\r
@@ -485,7 +504,7 @@ Status: 5.1.1\r
 Diagnostic-Code: smtp; 550 5.1.1 No such user\r
 Last-Attempt-Date: Sat, 21 Nov 2026 20:28:37 +0000\r
 \r
---=_1M7ZMM9TH00.1.ABC123.1795292917000\r
+--=_1M7ZMM9TH00.00c0ffee00c0ffee\r
 Content-Type: text/rfc822-headers\r
 Content-Description: Header of the undelivered message\r
 Content-Transfer-Encoding: 7bit\r
@@ -495,5 +514,5 @@ Message-ID: <1@example.net>\r
 Subject: Lunch\r
 From: alice@example.net\r
 \r
---=_1M7ZMM9TH00.1.ABC123.1795292917000--\r
+--=_1M7ZMM9TH00.00c0ffee00c0ffee--\r
 ";

@@ -95,10 +95,11 @@ fn recipient(page: &mut Page, told: &Told<'_>) {
 
 fn advice(notice: &Notice<'_>) -> String {
     match notice.addressee {
-        Addressee::Postmaster => "If this should not have happened, the line under each address says what the \
-             mail server inside answered. `atrn-relay queue show` has the message, and `atrn-relay queue retry` \
-             sends it once more."
-            .to_owned(),
+        Addressee::Postmaster => format!(
+            "The line under each address says why. `atrn-relay queue show {id}` has more, and `atrn-relay \
+             queue retry {id}` gives it another try.",
+            id = notice.delivery.id.queue_id()
+        ),
         Addressee::Sender => format!(
             "Please look for a mistake in each address. If there is none, the line under it says why; \
              postmaster@{} can tell you more. The message is not tried again.",
