@@ -149,10 +149,48 @@ fn refusals_of_reports_count_only_where_the_server_inside_gave_them() {
             .start();
         world.send(&messages(8));
         let _ = world.puller.pull().expect_code(0);
-        let seen = ["failed", "deferred", "queued"].map(|state| in_state(&world, state));
-        assert_eq!(seen, states, "{reports}");
+        let states_seen = || ["failed", "deferred", "queued"].map(|state| in_state(&world, state));
+        // Nothing but refusals: they are believed when they are said again.
+        assert_eq!(states_seen(), [0, 8, 0], "{reports}");
+        world.relay.retry_all();
+        let _ = world.puller.pull().expect_code(0);
+        assert_eq!(states_seen(), states, "{reports}");
         assert_eq!(account(&world)["stops"], stops, "{reports}");
     }
+}
+
+/// A puller that asks often finds little each time; a broken server is seen all the same.
+// covers: OWN-8, R3464-1
+#[test]
+fn a_broken_server_bounces_nothing_in_small_pulls_and_is_reported() {
+    let inside = Inside::smtp();
+    inside.on(Step::Rcpt).reply(NO);
+    let world = World::setup().target(&inside.target()).start();
+    let all = messages(20);
+    for (pull, some) in all.chunks(4).enumerate() {
+        world.send(some);
+        let _ = world.puller.pull().expect_code(0);
+        assert_eq!(in_state(&world, "failed"), 0, "pull {pull}");
+        // Of each ten new ones.
+        assert_eq!(
+            account(&world)["stops"],
+            [0, 0, 1, 1, 2][pull],
+            "pull {pull}"
+        );
+    }
+    assert_eq!(world.queue_list().len(), 20);
+    let alarm = &account(&world)["alarm"];
+    assert_eq!(
+        (&alarm["refused"], &alarm["verdicts"]),
+        (&10.into(), &10.into())
+    );
+    let _ = world.relay.cli(&["status", "--check"]).expect_code(1);
+
+    inside.behave();
+    world.relay.retry_all();
+    let _ = world.puller.pull().expect_code(0);
+    assert_all_inside(&inside, 20);
+    assert_eq!(account(&world)["alarm"], Value::Null);
 }
 
 /// Nothing is written down of a refusal that is not believed yet.

@@ -1,20 +1,30 @@
 //! The circuit breaker: a server inside that suddenly refuses most mail for good is more likely broken than right, and
 //! must not make us bounce it (design §3).
 //!
-//! So a refusal for good is believed only after a while. It stays provisional while it is among the last verdicts; when
-//! most of those are refusals the breaker trips, and all that is provisional is put off. Sessions that an account has
-//! side by side talk to the same server and share one breaker. After a trip the account is in doubt: as
-//! long as nothing was delivered, no refusal is believed, however few there are.
+//! So a refusal for good is believed only after a while. It stays provisional while its session, or one beside it, goes
+//! on and it is among the last verdicts of the account. Those verdicts are remembered from pull to pull, each delivery
+//! once. When most of them are refusals the breaker trips, and all that is provisional is put off. After a trip the
+//! account is in doubt: as long as nothing was delivered, no refusal is believed, however few there are.
+//!
+//! Where too few verdicts are known for that, and none of them is a delivery, a refusal is believed when it is said once
+//! more. That is what a domain comes to that gets mail for unknown users only: they do not become more by being asked for again.
 //!
 //! Pure, and of any kind of thing that is refused: what becomes of it is the caller's business.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::queue::DeliveryId;
 
 /// Verdicts that are looked at.
 const WINDOW: usize = 20;
 /// Fewer verdicts than these prove nothing.
 const VERDICTS_MIN: usize = 10;
+/// Fewer refusals than these are nothing special, even where nothing was delivered.
+const REFUSALS_MIN: usize = 3;
+/// Verdicts that are older say nothing of the server of today.
+const VERDICT_AGE_MAX: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
 /// What the puller said to one delivery.
 #[derive(Debug)]
@@ -23,20 +33,40 @@ pub(super) enum Verdict<T> {
     Deferred,
     /// 2yz for one recipient at least: the server inside works.
     Delivered,
-    /// 5yz and nothing better, with what waits for the ruling on it.
-    Refused(T),
+    /// 5yz and nothing better.
+    Refused(Refusal<T>),
+}
+
+/// A delivery that was refused for good.
+#[derive(Debug)]
+pub(super) struct Refusal<T> {
+    /// What waits for the ruling on it.
+    pub(super) provisional: T,
+    /// It was refused for good before, and not believed.
+    pub(super) is_repeated: bool,
 }
 
 /// What becomes of provisional refusals.
 #[derive(Debug, Eq, PartialEq)]
 #[must_use]
-pub(super) enum Ruling<T> {
+pub(super) struct Ruling<T> {
     /// They are what the server means.
-    Believe(Vec<T>),
+    pub(super) believed: Vec<T>,
     /// They are not believed, and tried again later.
-    Doubt(Vec<T>),
-    /// The same, and the pull has to stop.
-    Trip(Trip, Vec<T>),
+    pub(super) doubted: Vec<T>,
+    /// The pull has to stop.
+    pub(super) trip: Option<Trip>,
+}
+
+impl<T> Ruling<T> {
+    /// Nothing is ruled on yet.
+    fn none() -> Self {
+        Self {
+            believed: Vec::new(),
+            doubted: Vec::new(),
+            trip: None,
+        }
+    }
 }
 
 /// What made a breaker trip.
@@ -58,25 +88,43 @@ struct Breaker<T> {
     trips: u64,
     /// Sessions that use it now.
     seats: usize,
+    /// Those that may have verdicts yet.
+    working: usize,
+}
+
+/// A verdict in the window.
+#[derive(Debug)]
+struct Seen<T> {
+    delivery: DeliveryId,
+    at: Instant,
+    verdict: Kept<T>,
 }
 
 #[derive(Debug)]
-enum Seen<T> {
-    /// Delivered or deferred.
-    Other,
-    /// Refused for good; empty once it was ruled on.
-    Refused(Option<T>),
+enum Kept<T> {
+    Deferred,
+    Delivered,
+    /// Empty once it was ruled on.
+    Refused(Option<Refusal<T>>),
 }
 
 impl<T> Seen<T> {
     fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused(_))
+        matches!(self.verdict, Kept::Refused(_))
     }
 
-    fn into_provisional(self) -> Option<T> {
-        match self {
-            Self::Other => None,
-            Self::Refused(provisional) => provisional,
+    fn is_delivered(&self) -> bool {
+        matches!(self.verdict, Kept::Delivered)
+    }
+
+    fn is_provisional(&self) -> bool {
+        matches!(self.verdict, Kept::Refused(Some(_)))
+    }
+
+    fn take_provisional(&mut self) -> Option<Refusal<T>> {
+        match &mut self.verdict {
+            Kept::Deferred | Kept::Delivered => None,
+            Kept::Refused(refusal) => refusal.take(),
         }
     }
 }
@@ -88,73 +136,103 @@ impl<T> Default for Breaker<T> {
             in_doubt: false,
             trips: 0,
             seats: 0,
+            working: 0,
         }
     }
 }
 
 impl<T> Breaker<T> {
-    fn note(&mut self, verdict: Verdict<T>) -> Ruling<T> {
-        let seen = match verdict {
-            Verdict::Deferred => Seen::Other,
+    fn note(&mut self, delivery: DeliveryId, verdict: Verdict<T>, now: Instant) -> Ruling<T> {
+        let verdict = match verdict {
+            Verdict::Deferred => Kept::Deferred,
             Verdict::Delivered => {
                 self.in_doubt = false;
-                Seen::Other
+                Kept::Delivered
             }
-            Verdict::Refused(provisional) => Seen::Refused(Some(provisional)),
+            Verdict::Refused(refusal) => Kept::Refused(Some(refusal)),
         };
+        self.forget(delivery, now);
+        let is_plain = self.is_plain();
         let left = if self.window.len() < WINDOW {
             None
         } else {
             self.window.pop_front()
         };
-        self.window.push_back(seen);
-        let verdicts = self.window.len();
-        let refused = self.window.iter().filter(|seen| seen.is_refusal()).count();
-        let left = left.and_then(Seen::into_provisional).into_iter();
+        self.window.push_back(Seen {
+            delivery,
+            at: now,
+            verdict,
+        });
+        let left = left.and_then(|mut seen| seen.take_provisional());
+        let (refused, verdicts) = (self.refused(), self.window.len());
         if verdicts < VERDICTS_MIN || refused * 2 <= verdicts {
-            return self.rule(left.collect());
+            return self.rule(left, is_plain);
         }
         self.trips += 1;
         self.in_doubt = true;
-        let provisional = self.window.drain(..).filter_map(Seen::into_provisional);
-        Ruling::Trip(
-            Trip { refused, verdicts },
-            left.chain(provisional).collect(),
-        )
+        let window = std::mem::take(&mut self.window).into_iter();
+        let provisional = window.filter_map(|mut seen| seen.take_provisional());
+        let all: Vec<_> = left.into_iter().chain(provisional).collect();
+        Ruling {
+            trip: Some(Trip { refused, verdicts }),
+            ..self.rule(all, false)
+        }
+    }
+
+    /// An earlier verdict on the same delivery is replaced: it is no more evidence for being tried again.
+    fn forget(&mut self, delivery: DeliveryId, now: Instant) {
+        self.window.retain(|seen| {
+            let is_old = now.saturating_duration_since(seen.at) > VERDICT_AGE_MAX;
+            seen.is_provisional() || (!is_old && seen.delivery != delivery)
+        });
     }
 
     /// There is nothing more to judge by: what is provisional is ruled on by what is known.
     fn conclude(&mut self) -> Ruling<T> {
-        let provisional = self.window.iter_mut().filter_map(|seen| match seen {
-            Seen::Other => None,
-            Seen::Refused(provisional) => provisional.take(),
-        });
-        let provisional = provisional.collect();
-        self.rule(provisional)
+        let provisional = self.window.iter_mut().filter_map(Seen::take_provisional);
+        let provisional: Vec<_> = provisional.collect();
+        self.rule(provisional, self.is_plain())
     }
 
-    fn rule(&self, provisional: Vec<T>) -> Ruling<T> {
-        if self.in_doubt {
-            Ruling::Doubt(provisional)
-        } else {
-            Ruling::Believe(provisional)
+    /// Whether the verdicts are no reason to doubt a refusal.
+    fn is_plain(&self) -> bool {
+        self.refused() < REFUSALS_MIN || self.window.iter().any(Seen::is_delivered)
+    }
+
+    fn rule(&self, provisional: impl IntoIterator<Item = Refusal<T>>, is_plain: bool) -> Ruling<T> {
+        let mut ruling = Ruling::none();
+        for refusal in provisional {
+            let is_believed = !self.in_doubt && (is_plain || refusal.is_repeated);
+            let side = if is_believed {
+                &mut ruling.believed
+            } else {
+                &mut ruling.doubted
+            };
+            side.push(refusal.provisional);
         }
+        ruling
+    }
+
+    fn refused(&self) -> usize {
+        self.window.iter().filter(|seen| seen.is_refusal()).count()
     }
 }
 
-/// The breakers of all accounts. Only accounts that pull just now, or are in doubt, have one.
+/// The breakers of all accounts that have pulled mail: a handful of short entries for each.
 #[derive(Debug)]
 pub(super) struct Breakers<T>(Arc<Mutex<HashMap<String, Breaker<T>>>>);
 
 impl<T> Breakers<T> {
-    /// A session of this account begins.
+    /// A session of this account begins to send.
     pub(super) fn join(&self, account: &str) -> Seat<T> {
         let mut breakers = self.lock();
         let breaker = breakers.entry(account.to_owned()).or_default();
         breaker.seats += 1;
+        breaker.working += 1;
         Seat {
             account: account.to_owned(),
             trips: breaker.trips,
+            is_working: true,
             breakers: self.clone(),
         }
     }
@@ -177,179 +255,78 @@ impl<T> Default for Breakers<T> {
     }
 }
 
-/// A session's part in the breaker of its account. Dropping the last one forgets the verdicts, and what is still
-/// provisional is dropped with nothing said.
+/// A session's part in the breaker of its account. Once it [concluded](Self::conclude) nobody waits for it. What is
+/// still provisional when the last one is dropped, is dropped with nothing said.
 #[derive(Debug)]
 pub(super) struct Seat<T> {
     breakers: Breakers<T>,
     account: String,
     /// Trips when the session began.
     trips: u64,
+    is_working: bool,
 }
 
 impl<T> Seat<T> {
-    /// One more verdict; what it means for those before it.
-    pub(super) fn note(&self, verdict: Verdict<T>) -> Ruling<T> {
-        self.breaker(|breaker| breaker.note(verdict))
+    /// This session has something to send.
+    pub(super) fn work(&mut self) {
+        self.occupy(true, |_| ());
     }
 
-    /// This session has nothing more to send at present. While others go on, it is for them to rule.
-    pub(super) fn conclude(&self) -> Ruling<T> {
-        self.breaker(|breaker| match breaker.seats {
-            0 | 1 => breaker.conclude(),
-            _ => Ruling::Believe(Vec::new()),
+    /// One more verdict; what it means for those before it.
+    pub(super) fn note(
+        &mut self,
+        delivery: DeliveryId,
+        verdict: Verdict<T>,
+        now: Instant,
+    ) -> Ruling<T> {
+        self.occupy(true, |breaker| breaker.note(delivery, verdict, now))
+    }
+
+    /// This session has nothing more to send at present. While others have, it is for them to rule.
+    pub(super) fn conclude(&mut self) -> Ruling<T> {
+        self.occupy(false, |breaker| match breaker.working {
+            0 => breaker.conclude(),
+            _ => Ruling::none(),
         })
     }
 
     /// Whether the breaker tripped since this session began, in whichever session: it has to stop too.
     pub(super) fn has_tripped(&self) -> bool {
-        self.breaker(|breaker| breaker.trips != self.trips)
+        let breakers = self.breakers.lock();
+        let breaker = breakers.get(&self.account);
+        breaker.is_some_and(|breaker| breaker.trips != self.trips)
     }
 
-    fn breaker<R>(&self, look: impl FnOnce(&mut Breaker<T>) -> R) -> R {
+    fn occupy<R>(&mut self, is_working: bool, act: impl FnOnce(&mut Breaker<T>) -> R) -> R {
         let mut breakers = self.breakers.lock();
-        look(breakers.entry(self.account.clone()).or_default())
+        let breaker = breakers.entry(self.account.clone()).or_default();
+        match (self.is_working, is_working) {
+            (false, true) => breaker.working += 1,
+            (true, false) => breaker.working -= 1,
+            _ => {}
+        }
+        self.is_working = is_working;
+        act(breaker)
     }
 }
 
 impl<T> Drop for Seat<T> {
     fn drop(&mut self) {
-        let forgotten = {
-            let mut breakers = self.breakers.lock();
-            let Some(breaker) = breakers.get_mut(&self.account) else {
-                return;
-            };
+        // What nobody ruled on is let go without the lock.
+        let mut unruled = VecDeque::new();
+        let mut breakers = self.breakers.lock();
+        if let Some(breaker) = breakers.get_mut(&self.account) {
             breaker.seats -= 1;
-            if breaker.seats > 0 {
-                return;
+            breaker.working -= usize::from(self.is_working);
+            if breaker.seats == 0 {
+                let window = std::mem::take(&mut breaker.window);
+                (unruled, breaker.window) = window.into_iter().partition(Seen::is_provisional);
             }
-            let forgotten = std::mem::take(&mut breaker.window);
-            if !breaker.in_doubt {
-                breakers.remove(&self.account);
-            }
-            forgotten
-        };
-        // What it held is let go without the lock.
-        drop(forgotten);
+        }
+        drop(breakers);
+        drop(unruled);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Plays verdicts, `+` delivered, `-` deferred, a letter refused, `.` the end of the session; tells what became of
-    /// the letters, those that are believed in upper case, `!` where it tripped.
-    fn play(breakers: &Breakers<char>, verdicts: &str) -> String {
-        let seat = breakers.join("corp");
-        verdicts
-            .chars()
-            .map(|verdict| match verdict {
-                '+' => seat.note(Verdict::Delivered),
-                '-' => seat.note(Verdict::Deferred),
-                '.' => seat.conclude(),
-                refused => seat.note(Verdict::Refused(refused)),
-            })
-            .map(told)
-            .collect()
-    }
-
-    fn told(ruling: Ruling<char>) -> String {
-        match ruling {
-            Ruling::Believe(letters) => letters
-                .into_iter()
-                .map(|letter| letter.to_ascii_uppercase())
-                .collect(),
-            Ruling::Doubt(letters) => letters.into_iter().collect(),
-            Ruling::Trip(_, letters) => letters.into_iter().chain(['!']).collect(),
-        }
-    }
-
-    #[test]
-    fn a_refusal_is_believed_when_it_does_not_stay_alone_with_others() {
-        for (verdicts, expected) in [
-            ("", ""),
-            ("++++++++++.", ""),
-            // A short session proves nothing against its server.
-            ("abcdefghi.", "ABCDEFGHI"),
-            ("abcdefghij", "abcdefghij!"),
-            // Half is not most.
-            ("abcde+++++.", "ABCDE"),
-            ("+++++abcde.", "ABCDE"),
-            ("abcdef++++", "abcdef!"),
-            ("++++abcdef", "abcdef!"),
-            ("abcdef----", "abcdef!"),
-            // At eleven verdicts it is more than half.
-            ("abcde+++++f", "abcdef!"),
-            // What is older than twenty verdicts is believed, one by one.
-            ("ab++++++++++++++++++", ""),
-            ("ab+++++++++++++++++++", "A"),
-            ("ab++++++++++++++++++++c.", "ABC"),
-            // It broke in the middle: of the last twenty, eleven.
-            ("++++++++++++++++++++abcdefghij.", "ABCDEFGHIJ"),
-            ("++++++++++++++++++++abcdefghijk", "abcdefghijk!"),
-            ("a+++++++++++++++++++bcdefghijkl", "Abcdefghijkl!"),
-            // An end in between rules on what was there, and forgets no verdict.
-            ("abcdefghi.j", "ABCDEFGHIj!"),
-        ] {
-            let breakers = Breakers::default();
-            assert_eq!(play(&breakers, verdicts), expected, "{verdicts}");
-        }
-    }
-
-    #[test]
-    fn each_pull_is_judged_by_itself() {
-        let breakers = Breakers::default();
-        for _ in 0..5 {
-            assert_eq!(play(&breakers, "abcdefghi."), "ABCDEFGHI");
-        }
-        assert!(breakers.lock().is_empty());
-    }
-
-    #[test]
-    fn after_a_trip_no_refusal_is_believed_until_something_is_delivered() {
-        let breakers = Breakers::default();
-        assert_eq!(play(&breakers, "abcdefghij"), "abcdefghij!");
-        assert_eq!(play(&breakers, "abc."), "abc");
-        assert_eq!(play(&breakers, "-a-."), "a");
-        assert_eq!(play(&breakers, "a-------------------b-."), "ab");
-        assert_eq!(play(&breakers, "abcdefghij"), "abcdefghij!");
-        assert_eq!(play(&breakers, "ab+c."), "ABC");
-        assert!(breakers.lock().is_empty());
-    }
-
-    #[test]
-    fn sessions_side_by_side_are_one() {
-        let breakers = Breakers::default();
-        let (one, other) = (breakers.join("corp"), breakers.join("corp"));
-        let foreign = breakers.join("elsewhere");
-        for letter in 'a'..='i' {
-            let seat = if letter < 'e' { &one } else { &other };
-            assert_eq!(told(seat.note(Verdict::Refused(letter))), "");
-            assert_eq!(told(foreign.note(Verdict::Delivered)), "");
-        }
-        // One of them is through; what it was refused is the other one's to judge.
-        assert_eq!(told(one.conclude()), "");
-        drop(one);
-        let late = breakers.join("corp");
-        let trip = Trip {
-            refused: 10,
-            verdicts: 10,
-        };
-        let all = ('a'..='j').collect();
-        assert_eq!(late.note(Verdict::Refused('j')), Ruling::Trip(trip, all));
-        assert!(other.has_tripped() && late.has_tripped() && !foreign.has_tripped());
-        assert!(!breakers.join("corp").has_tripped());
-    }
-
-    #[test]
-    fn what_nobody_ruled_on_is_dropped_with_the_last_session() {
-        let breakers = Breakers::default();
-        let held = Arc::new(());
-        let seat = breakers.join("corp");
-        let _ = seat.note(Verdict::Refused(Arc::clone(&held)));
-        assert_eq!(Arc::strong_count(&held), 2);
-        drop(seat);
-        assert_eq!(Arc::strong_count(&held), 1);
-    }
-}
+mod tests;

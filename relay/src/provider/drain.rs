@@ -15,7 +15,7 @@ use atrn_shared::wire::{Wire, WireError};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::breaker::Seat;
+use super::breaker::Breakers;
 use super::permission;
 use super::settlement::{Provisional, Puller, Settlements, Tally};
 use super::transaction::{self, Broken, Sent};
@@ -32,7 +32,7 @@ pub(super) struct Drain<'a> {
     pub(super) store: &'a Store,
     pub(super) closing: &'a Closing,
     pub(super) settings: &'a Live<Settings>,
-    pub(super) seat: Seat<Provisional>,
+    pub(super) breakers: &'a Breakers<Provisional>,
     pub(super) session: SessionId,
     pub(super) peer: SocketAddr,
     pub(super) account: &'a str,
@@ -109,12 +109,14 @@ impl Drain<'_> {
         if let Err(fault) = self.greet(dialogue).await {
             return (Tally::default(), Err(fault.into()));
         }
+        // Who does not get as far, or only says goodbye yet, is not waited for.
+        let seat = self.breakers.join(self.account);
         let puller = Puller {
             session: self.session,
             account: self.account,
             dsn: dialogue.client().extensions().dsn,
         };
-        let mut settlements = Settlements::new(puller, self.closing, pull, &self.seat);
+        let mut settlements = Settlements::new(puller, self.closing, pull, seat);
         let sent = self.send_claims(dialogue, &mut settlements).await;
         // What the puller said counts, however the session ended.
         settlements.conclude().await;
@@ -151,6 +153,7 @@ impl Drain<'_> {
                 settlements.finish().await?;
                 continue;
             }
+            settlements.work();
             for lease in leases {
                 if let Some(finish) = self.must_end(settlements) {
                     return Ok(finish);

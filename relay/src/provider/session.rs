@@ -264,7 +264,7 @@ impl Session<'_> {
             store,
             closing: &self.provider.closing,
             settings: live,
-            seat: self.provider.breakers.join(&name),
+            breakers: &self.provider.breakers,
             session: self.id,
             peer: self.peer,
             account: &name,

@@ -12,7 +12,7 @@ use atrn_shared::log;
 use atrn_shared::smtp::reply::Reply;
 use tracing::{debug, error, info, warn};
 
-use super::breaker::{Ruling, Seat, Trip, Verdict};
+use super::breaker::{Refusal, Ruling, Seat, Trip, Verdict};
 use super::verdict::Judged;
 use crate::activity::PullGuard;
 use crate::closing::{By, Closing};
@@ -50,7 +50,7 @@ pub(super) struct Settlements<'s> {
     puller: Puller<'s>,
     closing: &'s Closing,
     pull: &'s PullGuard,
-    seat: &'s Seat<Provisional>,
+    seat: Seat<Provisional>,
     waiting: VecDeque<Settling>,
     tally: Tally,
 }
@@ -62,7 +62,7 @@ impl<'s> Settlements<'s> {
         puller: Puller<'s>,
         closing: &'s Closing,
         pull: &'s PullGuard,
-        seat: &'s Seat<Provisional>,
+        seat: Seat<Provisional>,
     ) -> Self {
         Self {
             puller,
@@ -83,19 +83,28 @@ impl<'s> Settlements<'s> {
         } else {
             Standing::of(&outcomes)
         };
+        let (id, now) = (lease.id, Instant::now());
         let ruling = match standing {
             Standing::Open => return self.settle(lease, outcomes).await,
             Standing::Refused => {
-                let provisional = Provisional { lease, outcomes };
-                return self
-                    .rule(self.seat.note(Verdict::Refused(provisional)))
-                    .await;
+                let is_repeated = was_refused(&lease);
+                let refusal = Refusal {
+                    provisional: Provisional { lease, outcomes },
+                    is_repeated,
+                };
+                let ruling = self.seat.note(id, Verdict::Refused(refusal), now);
+                return self.rule(ruling).await;
             }
-            Standing::Delivered => self.seat.note(Verdict::Delivered),
-            Standing::Deferred => self.seat.note(Verdict::Deferred),
+            Standing::Delivered => self.seat.note(id, Verdict::Delivered, now),
+            Standing::Deferred => self.seat.note(id, Verdict::Deferred, now),
         };
         self.settle(lease, outcomes).await;
         self.rule(ruling).await;
+    }
+
+    /// There is more to send, so who ends meanwhile leaves the ruling to this session.
+    pub(super) fn work(&mut self) {
+        self.seat.work();
     }
 
     /// A delivery did not get as far as the puller.
@@ -105,7 +114,8 @@ impl<'s> Settlements<'s> {
 
     /// There is nothing more to send now, so refusals are judged by what is known.
     pub(super) async fn conclude(&mut self) {
-        self.rule(self.seat.conclude()).await;
+        let ruling = self.seat.conclude();
+        self.rule(ruling).await;
     }
 
     /// Whether refusals of this session, or of one beside it, made the breaker trip.
@@ -147,18 +157,13 @@ impl<'s> Settlements<'s> {
     }
 
     async fn rule(&mut self, ruling: Ruling<Provisional>) {
-        match ruling {
-            Ruling::Believe(refused) => {
-                for Provisional { lease, outcomes } in refused {
-                    self.settle(lease, outcomes).await;
-                }
-            }
-            Ruling::Doubt(refused) => self.put_off(refused).await,
-            Ruling::Trip(trip, refused) => {
-                self.alarm(trip, &refused);
-                self.put_off(refused).await;
-            }
+        if let Some(trip) = ruling.trip {
+            self.alarm(trip, &ruling.doubted);
         }
+        for Provisional { lease, outcomes } in ruling.believed {
+            self.settle(lease, outcomes).await;
+        }
+        self.put_off(ruling.doubted).await;
     }
 
     /// As if the puller had said 4yz; the reply that is kept is the one that came.
@@ -177,7 +182,7 @@ impl<'s> Settlements<'s> {
         let reply = last.map(|reply| log::peer(&reply.to_string()).to_string());
         error!(
             session = %self.puller.session, account = self.puller.account, refused = trip.refused, verdicts = trip.verdicts,
-            reply, "the server inside refuses most mail for good: the pull is stopped, nothing is bounced"
+            reply, "the server inside refuses most mail for good: the pull is stopped, nothing more is bounced"
         );
         self.pull.stopped(trip.refused, trip.verdicts, reply);
     }
@@ -279,6 +284,15 @@ fn leaves_again(delivery: &Delivery) -> bool {
         domain.is_none_or(|domain| *domain == delivery.domain)
     };
     delivery.is_report && !delivery.recipients.iter().all(is_inside)
+}
+
+/// Whether it was refused for good before: what was believed is not offered again, but by an admin.
+fn was_refused(delivery: &Delivery) -> bool {
+    let replies = delivery
+        .recipients
+        .iter()
+        .map(|one| one.last_reply.as_deref());
+    replies.flatten().any(|reply| reply.starts_with('5'))
 }
 
 fn is_delivered(outcomes: &[Outcome]) -> bool {
