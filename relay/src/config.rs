@@ -37,6 +37,8 @@ pub struct RelayConfig {
     pub tls: Option<TlsFiles>,
     /// The operational log.
     pub log: LogConfig,
+    /// Where figures are served over HTTP (`[metrics]`); `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Sorted by name; look them up with [`Self::domain`].
     pub domains: Vec<DomainConfig>,
     /// In the order of the files.
@@ -237,6 +239,7 @@ impl RelayConfig {
             ("smtp.listen", self.smtp.listen != new.smtp.listen),
             ("odmr.listen", self.odmr.listen != new.odmr.listen),
             ("log", self.log != new.log),
+            ("metrics.listen", self.metrics != new.metrics),
         ];
         table
             .into_iter()

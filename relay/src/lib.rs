@@ -13,6 +13,7 @@ pub mod control;
 mod edge;
 mod expiry;
 pub mod fragments;
+mod metrics;
 mod provider;
 pub mod queue;
 mod report;
@@ -38,6 +39,7 @@ use crate::config::RelayConfig;
 use crate::connections::{Connections, Service};
 use crate::edge::Edge;
 use crate::expiry::Expiry;
+use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::queue::Store;
 use crate::settings::Settings;
@@ -109,6 +111,7 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
             reload: reload_trigger(&watch),
         },
     );
+    everybody.serve(&Metrics::new(context.clone()), sockets.metrics)?;
     sessions.spawn(control::serve(sockets.control, context, shutdown.clone()));
     info!(%smtp, %odmr, "ready");
 

@@ -52,6 +52,8 @@ pub struct Sockets {
     pub smtp: Vec<TcpListener>,
     /// The pullers' side.
     pub odmr: Vec<TcpListener>,
+    /// The monitor's side; one at most.
+    pub metrics: Vec<TcpListener>,
     /// The admin's side.
     pub control: UnixListener,
 }
@@ -78,6 +80,7 @@ pub fn bind(config: &RelayConfig) -> Result<Sockets, BindError> {
     Ok(Sockets {
         smtp: all(SMTP, &config.smtp.listen).collect::<Result<_, _>>()?,
         odmr: all(ODMR, &config.odmr.listen).collect::<Result<_, _>>()?,
+        metrics: all(METRICS, config.metrics.as_slice()).collect::<Result<_, _>>()?,
         control: control::bind(&config.data_dir)?,
     })
 }
@@ -86,13 +89,16 @@ pub fn bind(config: &RelayConfig) -> Result<Sockets, BindError> {
 #[must_use]
 pub fn unavailable(config: &RelayConfig) -> Vec<BindError> {
     let smtp = all(SMTP, &config.smtp.listen);
+    let odmr = all(ODMR, &config.odmr.listen);
+    let metrics = all(METRICS, config.metrics.as_slice());
     // Those bound before are kept until all are tried: two settings may name the same.
-    let all: Vec<_> = smtp.chain(all(ODMR, &config.odmr.listen)).collect();
+    let all: Vec<_> = smtp.chain(odmr).chain(metrics).collect();
     all.into_iter().filter_map(Result::err).collect()
 }
 
 const SMTP: &str = "smtp.listen";
 const ODMR: &str = "odmr.listen";
+const METRICS: &str = "metrics.listen";
 
 fn all<'a>(
     key: &'static str,

@@ -26,6 +26,7 @@ impl Configuration for RelayConfig {
         let odmr = OdmrConfig::read(&root.section("odmr"));
         let tls = read_tls(root, odmr.tls);
         let log = LogConfig::read(&root.section("log"));
+        let metrics = read_metrics(root);
         let domains = read_domains(root);
         let accounts = read_accounts(root, &domains);
         read_later_tables(root);
@@ -36,6 +37,7 @@ impl Configuration for RelayConfig {
             odmr,
             tls,
             log,
+            metrics,
             domains,
             accounts,
         })
@@ -282,6 +284,16 @@ fn read_account(section: &Section<'_>, known: &[DomainConfig]) -> Option<Account
     })
 }
 
+/// Off where the table is absent: who writes it wants to be told where.
+fn read_metrics(root: &Section<'_>) -> Option<SocketAddr> {
+    let section = root.section("metrics");
+    if section.is_present() {
+        section.required("listen", Value::socket_address)
+    } else {
+        section.optional("listen", Value::socket_address)
+    }
+}
+
 /// Tables that the file format has and this version does not act on. Their keys are checked all the same, so
 /// that a file which is right now stays right.
 fn read_later_tables(root: &Section<'_>) {
@@ -305,13 +317,7 @@ fn read_later_tables(root: &Section<'_>) {
     });
     transaction_log.optional("rotate", Value::text);
     transaction_log.optional("keep", |value| value.integer(&(0..=100_000)));
-    let metrics = root.section("metrics");
-    metrics.optional("listen", Value::socket_address);
-    for (key, section) in [
-        ("limits", &limits),
-        ("transaction_log", &transaction_log),
-        ("metrics", &metrics),
-    ] {
+    for (key, section) in [("limits", &limits), ("transaction_log", &transaction_log)] {
         if section.is_present() {
             root.warn(key, NOT_AVAILABLE);
         }

@@ -92,7 +92,7 @@ fn what_has_no_effect_is_said() {
         ("", vec![]),
         ("[sandbox]\nenabled = false", vec![]),
         ("[sandbox]\nenabled = true", vec![ignored("sandbox", 9)]),
-        ("[metrics]\nlisten = \"127.0.0.1:9366\"", vec![ignored("metrics", 9)]),
+        ("[metrics]\nlisten = \"127.0.0.1:9366\"", vec![]),
         ("[transaction_log]\npath = \"t.log\"\nformat = \"json\"", vec![ignored("transaction_log", 9)]),
         ("[limits]\nexempt = [\"192.0.2.1\"]", vec![ignored("limits", 9)]),
         ("[dns]\nservers = [\"192.0.2.1:53\"]", vec![ignored("dns", 9)]),
@@ -292,6 +292,7 @@ const MISTAKES: &[(&str, &str)] = &[
         "[[account]]\nname = \"a\"\ndomains = [\"example.com\"]\ncertificate_pins = [\"sha256/x\"]",
         "relay.toml:12: certificate_pins: \"sha256/x\" is not a pin: a pin is \"sha256/\" and 44 characters of base64",
     ),
+    ("[metrics]", "relay.toml:9: [metrics]: listen is missing"),
     (
         "[metrics]\nlisten = \"9366\"",
         "relay.toml:10: listen: \"9366\" is not an IP address and port; use \"0.0.0.0:25\" or \"[::]:25\"",

@@ -125,7 +125,7 @@ async fn answer(request: Request, context: &Context, replies: &Sender<Reply>) ->
             Some(store) => store.stats(by).await?,
             None => Vec::new(),
         }),
-        Request::Status => Reply::Status(Box::new(status(context).await?)),
+        Request::Status => Reply::Status(Box::new(context.status().await?)),
     };
     send(replies, reply).await
 }
@@ -236,33 +236,6 @@ async fn reload(context: &Context) -> Result<Reply, End> {
     Ok(Reply::Reloaded(timeout(RELOAD_WAIT, reloaded).await.ok()))
 }
 
-async fn status(context: &Context) -> Result<Status, End> {
-    let (totals, leased, disk) = match &context.store {
-        Some(store) => (store.totals().await?, store.leased(), store.disk()),
-        None => (Vec::new(), 0, None),
-    };
-    let config = context.config();
-    let daemon = context.daemon.as_ref().ok();
-    let activity = |name: &str| daemon.map(|daemon| daemon.activity.account(name));
-    let accounts = config.accounts.iter().map(|account| AccountStatus {
-        account: account.name.clone(),
-        domains: account.domains.clone(),
-        disabled: account.disabled,
-        activity: activity(&account.name).unwrap_or_default(),
-    });
-    Ok(Status {
-        running: daemon.is_some(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        hostname: config.hostname.clone(),
-        pid: daemon.map(|_| std::process::id()),
-        activity: daemon.map(|daemon| daemon.activity.snapshot()),
-        leased: leased as u64,
-        disk,
-        accounts: accounts.collect(),
-        domains: domains(&config, totals),
-    })
-}
-
 /// The configured domains and those that only have mail, by name.
 fn domains(config: &RelayConfig, mut totals: Vec<DomainTotal>) -> Vec<DomainStatus> {
     // A domain that has been removed and has no mail left is of no interest.
@@ -325,6 +298,34 @@ impl Context {
 
     fn config(&self) -> View {
         self.source().load()
+    }
+
+    /// All that `status` shows.
+    pub(crate) async fn status(&self) -> Result<Status, StoreError> {
+        let (totals, leased, disk) = match &self.store {
+            Some(store) => (store.totals().await?, store.leased(), store.disk()),
+            None => (Vec::new(), 0, None),
+        };
+        let config = self.config();
+        let daemon = self.daemon.as_ref().ok();
+        let activity = |name: &str| daemon.map(|daemon| daemon.activity.account(name));
+        let accounts = config.accounts.iter().map(|account| AccountStatus {
+            account: account.name.clone(),
+            domains: account.domains.clone(),
+            disabled: account.disabled,
+            activity: activity(&account.name).unwrap_or_default(),
+        });
+        Ok(Status {
+            running: daemon.is_some(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            hostname: config.hostname.clone(),
+            pid: daemon.map(|_| std::process::id()),
+            activity: daemon.map(|daemon| daemon.activity.snapshot()),
+            leased: leased as u64,
+            disk,
+            accounts: accounts.collect(),
+            domains: domains(&config, totals),
+        })
     }
 }
 
