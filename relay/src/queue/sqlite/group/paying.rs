@@ -11,6 +11,9 @@ use super::{BATCH_MAX, BATCH_OCTETS_MAX, Failure, Group};
 /// After paying in vain, what comes is not made to wait for the next try. Less than the keeper's pause.
 const PAY_PAUSE: Duration = Duration::from_millis(400);
 
+/// What cannot be settled, and why.
+type Unpaid = (Settle, StoreError);
+
 impl Group {
     pub(super) fn paid_in_vain_just_now(&self) -> bool {
         self.unpaid_at
@@ -61,10 +64,7 @@ impl Group {
     ///
     /// # Errors
     /// When the database could not be written at all, with those that are left.
-    fn pay_step(
-        &mut self,
-        step: Vec<Settle>,
-    ) -> Result<Vec<(Settle, StoreError)>, (Vec<Settle>, StoreError)> {
+    fn pay_step(&mut self, step: Vec<Settle>) -> Result<Vec<Unpaid>, (Vec<Settle>, StoreError)> {
         let paid = self.transaction(|transaction| {
             step.iter()
                 .try_for_each(|settle| transaction.settle(settle))
