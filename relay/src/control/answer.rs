@@ -171,6 +171,10 @@ async fn cat(context: &Context, id: QueueId, replies: &Sender<Reply>) -> Result<
             send(replies, Reply::Content(STANDARD.encode(chunk))).await?;
         }
     }
+    if content.has_changed() {
+        let text = format!("{id}: the content is not what was accepted (checksum)");
+        send(replies, Reply::Warning(text)).await?;
+    }
     Ok(())
 }
 

@@ -122,6 +122,8 @@ pub enum Reply {
     Stats(Vec<StatsRow>),
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// What is wrong with the answer that was given.
+    Warning(String),
 }
 
 /// Why a request is not answered.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::Store;
-use super::body::ContentReader;
+use super::body::{ContentReader, Stored};
 use super::envelope::{Action, Lease};
 use super::error::StoreError;
 use super::id::{DeliveryId, DeliveryKey, QueueId, Reference};
@@ -60,7 +60,8 @@ impl Store {
         shown.await
     }
 
-    /// The content of one message, whoever has it leased, and also what is left of a damaged one.
+    /// The content of one message, whoever has it leased, and also one that changed: that is known behind its end
+    /// ([`ContentReader::has_changed`]).
     ///
     /// # Errors
     /// When it cannot be read, or is damaged.
@@ -68,16 +69,20 @@ impl Store {
         let found = self
             .shared
             .read(move |_, connection| reader::content(connection, message));
-        match found.await? {
-            None => Ok(None),
-            Some((stored, true)) => ContentReader::open(self.shared.spool(), stored)
-                .await
-                .map(Some),
-            Some((stored, false)) => {
-                let content = self.shared.inline_content(message).await?;
-                stored.verified(content).map(Some)
-            }
-        }
+        let Some((stored, is_spooled)) = found.await? else {
+            return Ok(None);
+        };
+        let checksum = stored.checksum;
+        let unverified = Stored {
+            checksum: None,
+            ..stored
+        };
+        let content = if is_spooled {
+            ContentReader::open(self.shared.spool(), unverified).await?
+        } else {
+            unverified.verified(self.shared.inline_content(message).await?)?
+        };
+        Ok(Some(content.compared_with(checksum)))
     }
 
     /// Deliveries by age and something else. Reads the whole queue.

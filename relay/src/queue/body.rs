@@ -135,6 +135,8 @@ pub(super) struct Stored {
 pub struct ContentReader {
     size: u64,
     source: Source,
+    /// What was read so far, and what all of it should be; `None`: nobody asks.
+    compared: Option<(crc32fast::Hasher, u32)>,
 }
 
 #[derive(Debug)]
@@ -379,7 +381,22 @@ impl ContentReader {
         Self {
             size: content.len() as u64,
             source: Source::Inline(content),
+            compared: None,
         }
+    }
+
+    /// Computes the checksum of what is read.
+    pub(super) fn compared_with(mut self, checksum: Option<u32>) -> Self {
+        self.compared = checksum.map(|checksum| (crc32fast::Hasher::new(), checksum));
+        self
+    }
+
+    /// Behind the end: whether it was something else than what was accepted. Asked only of content that an admin reads;
+    /// any other that changed is not given out at all.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        let compared = self.compared.as_ref();
+        compared.is_some_and(|(read, expected)| read.clone().finalize() != *expected)
     }
 
     /// A file is read twice, once to see whether it is whole: inside a transaction it would be too late to say so.
@@ -401,7 +418,11 @@ impl ContentReader {
             opened => blocking(opened, "open a content file")?,
         };
         let source = Source::File(read_ahead(file, Vec::new(), size), size);
-        Ok(Self { size, source })
+        Ok(Self {
+            size,
+            source,
+            compared: None,
+        })
     }
 
     /// Octets in all.
@@ -415,6 +436,14 @@ impl ContentReader {
     /// # Errors
     /// When the disk fails. Then the transaction must be broken off, never ended (OWN-3).
     pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let next = self.read().await?;
+        if let (Some((read, _)), Some(octets)) = (&mut self.compared, &next) {
+            read.update(octets);
+        }
+        Ok(next)
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
         match &mut self.source {
             Source::Done => Ok(None),
             Source::Inline(content) => {

@@ -93,6 +93,12 @@ fn content_that_changed_is_restored_with_a_warning() {
     let warning = format!("warning: {id}: its content is not what was accepted (checksum)\n");
     assert_eq!(restored.stderr, warning);
     assert!(restored.stdout.starts_with("Restored 1 message"));
+
+    let _daemon = setup.run();
+    let printed = setup.cli(&["queue", "cat", &id]);
+    assert!(printed.stdout.contains("All work and"), "{printed:?}");
+    let warning = format!("warning: {id}: the content is not what was accepted (checksum)");
+    printed.fails(1, &warning);
 }
 
 #[test]

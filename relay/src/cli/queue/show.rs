@@ -25,6 +25,8 @@ pub(in crate::cli) struct Show {
 
 /// Print the content of a message, byte for byte unless to a terminal
 ///
+/// Content that is not what was accepted is printed all the same, with a warning and exit code 1.
+///
 /// Example: atrn-relay queue cat 1JX2M40G0W5 > message.eml
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Cat {
@@ -160,9 +162,15 @@ impl Cat {
         let mut out = io::stdout().lock();
         let terminal = out.is_terminal();
         let mut headers = Headers::default();
+        let mut warning = None;
         let ended = client.ask(&request, |reply| {
-            let Reply::Content(text) = reply else {
-                return Err(End::Failure(unexpected(&reply)));
+            let text = match reply {
+                Reply::Content(text) => text,
+                Reply::Warning(text) => {
+                    warning = Some(text);
+                    return Ok(());
+                }
+                other => return Err(End::Failure(unexpected(&other))),
             };
             let octets = STANDARD.decode(text);
             let octets =
@@ -189,9 +197,16 @@ impl Cat {
             Err(End::Failure(failure)) => return Err(failure),
             Ok(()) | Err(End::Enough) => {}
         }
-        match out.flush().map_err(|error| write_failure(&error)) {
-            Err(End::Failure(failure)) => Err(failure),
-            _ => Ok(()),
+        if let Err(End::Failure(failure)) = out.flush().map_err(|error| write_failure(&error)) {
+            return Err(failure);
+        }
+        match warning {
+            None => Ok(()),
+            Some(warning) => {
+                // Nobody is left to tell when this fails.
+                let _ = writeln!(io::stderr(), "warning: {warning}");
+                Err(Failure::failed(""))
+            }
         }
     }
 }

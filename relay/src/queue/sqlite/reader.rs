@@ -258,13 +258,13 @@ pub(in super::super) fn content(
     connection: &Connection,
     message: QueueId,
 ) -> Result<Option<(Stored, bool)>, StoreError> {
-    let query = "SELECT size, flags FROM message WHERE key = ?1";
+    let query = "SELECT size, flags, checksum FROM message WHERE key = ?1";
     let found = connection.query_row(query, [message.0], |row| {
         let (size, flags): (i64, i64) = (row.get(0)?, row.get(1)?);
         let stored = Stored {
             message,
             size: size.cast_unsigned(),
-            checksum: None,
+            checksum: row.get(2)?,
         };
         Ok((stored, flags & super::row::SPOOLED != 0))
     });
