@@ -30,6 +30,8 @@ fn a_domain_that_holds_enough_messages_is_full_until_they_are_pulled() {
         peer.ask(RCPT, FULL);
     }
     peer.ask("DATA", "554 5.5.1");
+    let said = |text: &str| world.relay.log().matches(text).count();
+    assert_eq!(said("new mail is refused: the quota is full"), 1);
     let status = world.relay.status();
     let domain = &status["domains"][0];
     assert_eq!(domain["messages"], 2, "{domain}");
@@ -38,12 +40,16 @@ fn a_domain_that_holds_enough_messages_is_full_until_they_are_pulled() {
     let checked = world.relay.cli(&["status", "--check"]).expect_code(1);
     assert!(checked.stdout.contains("100%"), "{}", checked.stdout);
     assert!(
-        checked.stderr.contains("new mail is refused"),
+        checked.stderr.contains(
+            "new mail is refused (452): its quota is full, 2 of 2 messages (2 wait, 0 failed or expired)"
+        ),
         "{}",
         checked.stderr
     );
     assert_eq!(pulled(&world).len(), 2);
+    assert_eq!(said("the quota has room"), 0);
     peer.ask(RCPT, "250");
+    assert_eq!(said("the quota has room"), 1);
     send(&mut peer, "text", "250 2.0.0");
 }
 
