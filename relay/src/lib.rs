@@ -111,7 +111,7 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
             reload: reload_trigger(&watch),
         },
     );
-    everybody.serve(&Metrics::new(context.clone()), sockets.metrics)?;
+    everybody.serve_monitors(context.clone(), sockets.metrics)?;
     sessions.spawn(control::serve(sockets.control, context, shutdown.clone()));
     info!(%smtp, %odmr, "ready");
 
@@ -155,6 +155,18 @@ impl Everybody<'_> {
             ));
         }
         Ok(())
+    }
+
+    fn serve_monitors(
+        &self,
+        context: control::Context,
+        listeners: Vec<std::net::TcpListener>,
+    ) -> std::io::Result<()> {
+        // With port 0 only this tells the port.
+        for listener in &listeners {
+            info!(address = %listener.local_addr()?, "serves figures");
+        }
+        self.serve(&Metrics::new(context), listeners)
     }
 }
 

@@ -140,11 +140,15 @@ fn domains_are_found_by_name_whatever_their_order() {
 fn a_restart_is_asked_for_where_it_is_needed() {
     let old = load(BASE).unwrap().config;
     let new = load(&format!(
-        "data_dir = \"/d\"\n{BASE}[smtp]\nlisten = [\"[::]:26\"]\nmax_errors = 3\n"
+        "data_dir = \"/d\"\n{BASE}[smtp]\nlisten = [\"[::]:26\"]\nmax_errors = 3\n\
+         [metrics]\nlisten = \"[::1]:9366\"\n"
     ))
     .unwrap()
     .config;
-    assert_eq!(old.needs_restart(&new), ["data_dir", "smtp.listen"]);
+    assert_eq!(
+        old.needs_restart(&new),
+        ["data_dir", "smtp.listen", "metrics.listen"]
+    );
 }
 
 /// Every key is in the example, and every default that the example states is the code's.
