@@ -6,8 +6,8 @@
 //! once. When most of them are refusals the breaker trips, and all that is provisional is put off. After a trip the
 //! account is in doubt: as long as nothing was delivered, no refusal is believed, however few there are.
 //!
-//! Where too few verdicts are known for that, and none of them is a delivery, a refusal is believed when it is said once
-//! more. That is what a domain comes to that gets mail for unknown users only: they do not become more by being asked for again.
+//! Where too few verdicts are known for that, and some refusals came with no delivery behind them, they are believed when they are
+//! said once more. That is what a domain comes to that gets mail for unknown users only: they do not become more by being asked for again.
 //!
 //! Pure, and of any kind of thing that is refused: what becomes of it is the caller's business.
 
@@ -21,7 +21,7 @@ use crate::queue::DeliveryId;
 const WINDOW: usize = 20;
 /// Fewer verdicts than these prove nothing.
 const VERDICTS_MIN: usize = 10;
-/// Fewer refusals than these are nothing special, even where nothing was delivered.
+/// Fewer refusals than these are nothing special, even with nothing delivered since.
 const REFUSALS_MIN: usize = 3;
 /// Verdicts that are older say nothing of the server of today.
 const VERDICT_AGE_MAX: Duration = Duration::from_secs(2 * 24 * 60 * 60);
@@ -194,9 +194,14 @@ impl<T> Breaker<T> {
         self.rule(provisional, self.is_plain())
     }
 
-    /// Whether the verdicts are no reason to doubt a refusal.
+    /// Whether the verdicts since the last delivery are no reason to doubt a refusal.
     fn is_plain(&self) -> bool {
-        self.refused() < REFUSALS_MIN || self.window.iter().any(Seen::is_delivered)
+        let since = self
+            .window
+            .iter()
+            .rev()
+            .take_while(|seen| !seen.is_delivered());
+        since.filter(|seen| seen.is_refusal()).count() < REFUSALS_MIN
     }
 
     fn rule(&self, provisional: impl IntoIterator<Item = Refusal<T>>, is_plain: bool) -> Ruling<T> {
