@@ -305,8 +305,8 @@ mod tests {
             asked.write_all(b"{\"reloaded\":").unwrap();
             // The answer goes on only when somebody has asked whether it will.
             let (mut probe, _) = listener.accept().unwrap();
-            probe.write_all(b"{").unwrap();
             asked.write_all(b"null}\n\"done\"\n").unwrap();
+            probe.write_all(b"{").unwrap();
         });
         let reply = connected(&path).ask_one(&Request::Reload).unwrap();
         assert!(matches!(reply, Reply::Reloaded(None)), "{reply:?}");
