@@ -95,6 +95,13 @@ fn raised(level: LevelFilter, verbosity: u8) -> LevelFilter {
     LEVELS[(position + usize::from(verbosity)).min(LEVELS.len() - 1)].1
 }
 
+/// What a library finds wrong can have many lines, and an error is one.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join("; ")
+}
+
 /// Text from a peer, made fit for a log line or a terminal: cut at [`PEER_CHARACTERS`], control and other
 /// deceptive characters escaped, so that no peer can forge a line or steer a terminal.
 #[must_use]

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use atrn_shared::cli::{ExitCode, Failure};
+use atrn_shared::log::one_line;
 use rusqlite::ErrorCode;
 
 /// Why the journal did not do what it was asked. Whoever waited for an entry must take it as not durable.
@@ -65,7 +66,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Anything else that SQLite says.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), one_line(&source.to_string()))]
     Sqlite {
         /// The file.
         path: PathBuf,
@@ -85,7 +86,7 @@ impl OpenError {
     pub(super) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
         Self::Damaged {
             path: path.to_owned(),
-            reason: reason.into(),
+            reason: one_line(&reason.into()),
         }
     }
 

@@ -332,3 +332,11 @@ fn two_processes_may_make_it_at_once() {
         thread.join().unwrap().unwrap();
     }
 }
+
+#[test]
+fn all_that_is_wrong_with_a_journal_is_one_line() {
+    let found = "*** in database main ***\nTree 2 page 2: btreeInitPage() returns error code 11";
+    let error = OpenError::damaged(Path::new("journal.db"), found).to_string();
+    let expected = "*** in database main ***; Tree 2 page 2: btreeInitPage()";
+    assert!(error.contains(expected) && !error.contains('\n'), "{error}");
+}

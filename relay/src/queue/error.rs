@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use atrn_shared::log::one_line;
 use rusqlite::ErrorCode;
 
 /// Why a store did not do what it was asked. None of them claims or denies durability after the
@@ -130,12 +131,6 @@ impl OpenError {
             },
         }
     }
-}
-
-/// What SQLite finds wrong can have many lines, and an error is one.
-fn one_line(text: &str) -> String {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
