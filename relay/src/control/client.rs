@@ -305,8 +305,11 @@ mod tests {
             asked.write_all(b"{\"reloaded\":").unwrap();
             // The answer goes on only when somebody has asked whether it will.
             let (mut probe, _) = listener.accept().unwrap();
+            probe.read_exact(&mut [0]).unwrap();
             asked.write_all(b"null}\n\"done\"\n").unwrap();
             probe.write_all(b"{").unwrap();
+            // Closed only when both ends are through: a close at once could overtake the question.
+            (asked, probe)
         });
         let reply = connected(&path).ask_one(&Request::Reload).unwrap();
         assert!(matches!(reply, Reply::Reloaded(None)), "{reply:?}");
