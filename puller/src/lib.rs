@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 mod dial;
+pub mod flow;
 pub mod handover;
 pub mod journal;
 mod login;

@@ -22,6 +22,7 @@ use jiff::Zoned;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Limits;
+use crate::flow::Flow;
 use crate::handover::{Group, Handover, Verdict, Verdicts};
 use crate::journal::{Journal, JournalError};
 use crate::reports::{Reports, Switch};
@@ -58,6 +59,8 @@ pub struct Terms {
     pub journal: Journal,
     /// Where reports to senders outside go.
     pub reports: Option<Reports>,
+    /// Learns of each message and each silence.
+    pub flow: Flow,
     /// Ends the session at the next message boundary.
     pub stop: CancellationToken,
 }
@@ -219,6 +222,7 @@ impl<'t> Session<'t> {
             );
             return Ok(());
         }
+        self.terms.flow.pause(self.tally);
         tokio::select! {
             biased;
             outcome = self.wire.read(wait) => outcome,
@@ -235,6 +239,7 @@ impl<'t> Session<'t> {
         parameters: MailParameters,
     ) -> Result<(), WireError> {
         self.count_envelope();
+        self.terms.flow.message(self.tally);
         self.message = Message::new(&path, &parameters);
         self.handover.mail(&path);
         // What was refused from here on concerns this message.

@@ -18,6 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::{Credentials, Limits, PullerConfig, RelayConfig, RelayTls};
 use crate::dial::{self, CONNECT_TIMEOUT, resolve};
+use crate::flow::Flow;
 use crate::handover::{self, Handover};
 use crate::journal::Journal;
 use crate::login;
@@ -298,6 +299,7 @@ impl Pull {
             limits: self.limits,
             journal,
             reports: self.reports.clone(),
+            flow: Flow::default(),
             stop: self.stop.clone(),
         }
     }

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{HandoverConfig, HandoverTls, Limits, Target};
+use crate::flow::Flow;
 use crate::handover::Setup;
 use crate::journal::Journal;
 use crate::reversed::Terms;
@@ -444,6 +445,7 @@ pub(crate) fn terms(journal: Journal) -> Terms {
         },
         journal,
         reports: None,
+        flow: Flow::default(),
         stop: CancellationToken::new(),
     }
 }

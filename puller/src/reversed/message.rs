@@ -46,6 +46,19 @@ impl Tally {
     }
 }
 
+/// What several sessions brought together.
+impl std::iter::Sum for Tally {
+    fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
+        tallies.fold(Self::default(), |all, one| Self {
+            messages: all.messages + one.messages,
+            octets: all.octets + one.octets,
+            deferred: all.deferred + one.deferred,
+            refused: all.refused + one.refused,
+            already_there: all.already_there + one.already_there,
+        })
+    }
+}
+
 /// The transaction under way, for the trace header and the log.
 pub(super) struct Message {
     pub(super) began: Instant,
