@@ -141,9 +141,10 @@ pub(crate) async fn listen<S: Service>(
             }
             continue;
         };
-        let serve = service.clone().serve(stream, peer, shutdown.clone());
+        let (service, shutdown) = (service.clone(), shutdown.clone());
+        // Made inside the task: one that is moved into it has its room there twice, as long as the session lasts.
         sessions.spawn(async move {
-            serve.await;
+            service.serve(stream, peer, shutdown).await;
             drop(admission);
         });
     }

@@ -49,6 +49,9 @@ enum Next {
 }
 
 /// Serves one connection to its end.
+///
+/// Most sessions wait for mail most of the time, and there are thousands: what takes room and passes (the handshake, a
+/// proof, the turn) has it in a box of its own, for as long as it lasts.
 pub(super) async fn serve(
     provider: &Provider,
     stream: TcpStream,
@@ -61,7 +64,7 @@ pub(super) async fn serve(
     let settings = provider.settings.load();
     let mut wire = Wire::tcp(stream);
     if settings.config.odmr.tls == OdmrTls::Implicit {
-        match encrypt(wire, &settings, shutdown).await {
+        match Box::pin(encrypt(wire, &settings, shutdown)).await {
             Ok(encrypted) => wire = encrypted,
             Err(error) => {
                 info!(session = %id, %peer, reason = %error, "puller session ended");
@@ -83,7 +86,7 @@ pub(super) async fn serve(
     let mut stop = std::pin::pin!(shutdown.cancelled());
     let end = loop {
         match session.run(&mut wire, stop.as_mut()).await {
-            Next::Handshake => match encrypt(wire, &session.settings, shutdown).await {
+            Next::Handshake => match Box::pin(encrypt(wire, &session.settings, shutdown)).await {
                 Ok(encrypted) => {
                     wire = encrypted;
                     session.machine.tls_started(tls_session(&wire));
@@ -93,7 +96,7 @@ pub(super) async fn serve(
                     return;
                 }
             },
-            Next::Turned => return session.turn(wire, shutdown).await,
+            Next::Turned => return Box::pin(session.turn(wire, shutdown)).await,
             Next::End(end) => break end,
         }
     };
@@ -143,7 +146,7 @@ impl Session<'_> {
                         "a secret was sent without TLS and refused; take it for known to others: `atrn-relay account rotate`"
                     );
                 }
-                Event::Authenticate(attempt) => self.authenticate(attempt).await,
+                Event::Authenticate(attempt) => Box::pin(self.authenticate(attempt)).await,
                 Event::Atrn(atrn) => {
                     let verdict = self.decide(&atrn).await;
                     // What came while we looked was sent without an answer, and the machine refuses it.
@@ -355,6 +358,19 @@ fn config(settings: &Settings) -> Arc<Config> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The size of the future that a function returns.
+    fn future_size<'a, F: Future + 'a>(
+        _: impl FnOnce(&'a Provider, TcpStream, SocketAddr, &'a CancellationToken) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_session_that_waits_takes_little_room() {
+        let octets = future_size(serve);
+        assert!(octets <= 4 << 10, "{octets} octets for each connection");
+    }
 
     // covers: R5321-46
     #[test]
