@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, Read};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -22,6 +23,9 @@ use crate::tls::{self, ClientTls, ServerTls, SpkiPin};
 
 /// Octets that may wait unread while the peer does not take what is written.
 const INPUT_OCTETS_MAX: usize = 256 * 1024;
+
+/// Octets that the first read of an input takes that holds no memory yet.
+const FIRST_OCTETS: usize = 4 * 1024;
 
 /// Why nothing more comes, or goes.
 #[derive(Debug, thiserror::Error)]
@@ -219,8 +223,9 @@ impl Wire {
         if let Stream::Tcp(stream) = &self.stream {
             // The runtime hears of octets on a new connection a moment later than the kernel, so that one is asked.
             let mut socket = &*socket2::SockRef::from(stream);
-            if let Ok(count) = socket.read(self.input.space()) {
-                self.input.filled(count);
+            let mut octets = [0; FIRST_OCTETS];
+            if let Ok(count) = socket.read(&mut octets) {
+                self.input.push(&octets[..count]);
             }
         } else {
             let _ = self.poll_fill(&mut Context::from_waker(Waker::noop()));
@@ -305,10 +310,15 @@ impl Wire {
         if self.input.bytes().len() >= INPUT_OCTETS_MAX {
             return Poll::Pending;
         }
-        let mut buffer = ReadBuf::new(self.input.space());
-        ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)).map_err(ended)?;
-        let count = buffer.filled().len();
-        self.input.filled(count);
+        let count = if self.input.holds_memory() {
+            let mut buffer = ReadBuf::new(self.input.space());
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)).map_err(ended)?;
+            let count = buffer.filled().len();
+            self.input.filled(count);
+            count
+        } else {
+            ready!(self.poll_first(context))?
+        };
         if self.quick_ack {
             self.stream.acknowledge();
         }
@@ -317,6 +327,16 @@ impl Wire {
         } else {
             Ok(())
         })
+    }
+
+    /// Reads into an input that holds no memory, and gets some only when something came: who waits for hours in
+    /// company of thousands keeps none.
+    fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, WireError>> {
+        let mut octets = [MaybeUninit::uninit(); FIRST_OCTETS];
+        let mut buffer = ReadBuf::uninit(&mut octets);
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)).map_err(ended)?;
+        self.input.push(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 
     /// Reads until nothing is there, or the input is full; true when something came.
@@ -508,6 +528,23 @@ mod tests {
             heard += wire.input.take(count).len();
         }
         heard
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_nothing_holds_no_memory_for_it() {
+        let (mut left, mut right) = pair().await;
+        let silent = left.read(Duration::from_millis(1)).await;
+        assert!(matches!(silent, Err(WireError::TimedOut)));
+        assert!(!left.input.holds_memory());
+        // More than a first read takes.
+        let sent: Vec<u8> = (0..3 * FIRST_OCTETS).map(|n| n.to_le_bytes()[0]).collect();
+        right.write(&mut sent.clone(), WAIT).await.unwrap();
+        drop(right);
+        while left.read(WAIT).await.is_ok() {}
+        assert_eq!(left.input.bytes(), sent);
+        left.input.take(sent.len());
+        left.input.release();
+        assert!(!left.input.holds_memory());
     }
 
     #[tokio::test]

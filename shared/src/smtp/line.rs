@@ -38,6 +38,12 @@ impl Input {
         self.start == self.end
     }
 
+    /// Whether it has room of its own, as it has from the first octets on until [`Input::release`].
+    #[must_use]
+    pub fn holds_memory(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     /// Takes `count` octets off the front, at most what waits. They stay readable until the next read.
     pub fn take(&mut self, count: usize) -> &[u8] {
         let from = self.start;
@@ -75,7 +81,7 @@ impl Input {
         };
     }
 
-    /// Gives the memory back while the connection idles.
+    /// Gives the memory back, where nothing waits in it: for a connection that is about to idle.
     pub fn release(&mut self) {
         if self.is_empty() {
             *self = Self::default();
