@@ -233,6 +233,7 @@ impl Pull {
                         }
                     }
                 }
+                Event::NoMailYet => customer.quit(),
                 Event::Ended(outcome) => {
                     let asked = Asked::new(&customer, outcome);
                     return Ok((wire, asked));
@@ -277,6 +278,7 @@ impl Pull {
                 weakest: self.relay.weakest_mechanism,
             },
             domains: self.domains.clone(),
+            wait: None,
         }
     }
 

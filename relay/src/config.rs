@@ -87,6 +87,8 @@ pub struct OdmrConfig {
     pub mechanisms: Vec<Mechanism>,
     /// An ATRN of the same account sooner than this after the last is refused with 450 (R2645-12); zero: never.
     pub min_interval: Duration,
+    /// How long an ATRN may wait for mail, and an idle reversed session keep silent (XWAIT); none: it is not offered.
+    pub max_wait: Option<Duration>,
 }
 
 impl OdmrConfig {
@@ -290,6 +292,7 @@ impl Default for OdmrConfig {
             max_connections: 200,
             mechanisms: Mechanism::ALL.to_vec(),
             min_interval: Duration::ZERO,
+            max_wait: Some(minutes(4)),
         }
     }
 }

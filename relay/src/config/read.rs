@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use atrn_shared::config::{Complaint, Configuration, Section, Value};
 use atrn_shared::log::LogConfig;
+use atrn_shared::odmr::WAIT_MAX;
 use atrn_shared::sasl::Mechanism;
 use atrn_shared::smtp::address::Domain;
 use atrn_shared::tls::SpkiPin;
@@ -102,6 +103,7 @@ impl OdmrConfig {
             min_interval: section.or("min_interval", default.min_interval, |value| {
                 value.duration(&intervals)
             }),
+            max_wait: section.or("max_wait", default.max_wait, max_wait),
         };
         if config.tls == OdmrTls::Off
             && let Some(open) = config
@@ -369,6 +371,17 @@ fn network(value: Value<'_>) -> Result<IpNet, Complaint> {
         network.trunc()
     )
     .into())
+}
+
+/// `"off"`, or no time at all: XWAIT is not offered.
+fn max_wait(value: Value<'_>) -> Result<Option<Duration>, Complaint> {
+    let is_none = value.duration(&(Duration::ZERO..=Duration::ZERO)).is_ok();
+    if is_none || value.text().is_ok_and(|text| text == "off") {
+        return Ok(None);
+    }
+    value
+        .duration(&(Duration::from_secs(1)..=WAIT_MAX))
+        .map(Some)
 }
 
 fn mechanism(value: Value<'_>) -> Result<Mechanism, Complaint> {

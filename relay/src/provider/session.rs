@@ -352,6 +352,7 @@ fn config(settings: &Settings) -> Arc<Config> {
         has_certificate: settings.tls.is_some(),
         mechanisms: odmr.mechanisms.clone(),
         errors_max: ERRORS_MAX,
+        wait: None,
     })
 }
 

@@ -12,7 +12,7 @@ mod value;
 mod watch;
 
 pub use document::{Document, Place, reason, sole_table};
-pub use live::Live;
+pub use live::{Live, Replacements};
 pub use problem::{ConfigErrors, Problem};
 pub use section::{Known, Notes, Section};
 pub use value::{Address, Complaint, Value, show_duration, show_size};

@@ -7,8 +7,9 @@ mod outcome;
 
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Atrn;
+use super::{Atrn, WAIT_MAX};
 use crate::sasl::{self, ClientContext, ClientError, ClientSettings, Mechanism, base64};
 use crate::smtp::address::Domain;
 use crate::smtp::extension::Extensions;
@@ -39,6 +40,8 @@ pub struct Config {
     pub credentials: ClientSettings,
     /// What to ask for; none means all of the account's.
     pub domains: Vec<Domain>,
+    /// The longest silence to wait in for mail, where the provider offers XWAIT; none: plain ATRN.
+    pub wait: Option<Duration>,
 }
 
 /// What the driver must do before the session can go on. Whatever it is, it sends the output first.
@@ -51,6 +54,9 @@ pub enum Event {
     StartTls,
     /// Compute the answer to a challenge with [`Challenge::respond`], off the runtime; hand it to [`Customer::responded`].
     Prove(Challenge),
+    /// The time that [`Customer::wait`] says has passed without mail: [`Customer::ask_again`] on this connection, or
+    /// [`Customer::quit`]. Without XWAIT no mail is an end.
+    NoMailYet,
     /// It is decided. After [`Outcome::Turned`] the connection is ours to greet on; else close it.
     Ended(Outcome),
 }
@@ -93,6 +99,8 @@ enum State {
     /// We gave the proof up, and await the reply to `*`.
     Cancelled(ClientError),
     Atrn,
+    /// The wait was over, and the driver is asked whether to go on.
+    NoMailYet,
     /// It is decided, and we say goodbye.
     Quit(Outcome),
     Ended(Outcome),
@@ -150,6 +158,7 @@ impl Customer {
             match &self.state {
                 State::Handshake => return Event::StartTls,
                 State::Proving => return Event::NeedInput,
+                State::NoMailYet => return Event::NoMailYet,
                 State::Ended(outcome) => return Event::Ended(outcome.clone()),
                 _ => {}
             }
@@ -178,7 +187,7 @@ impl Customer {
             State::Ehlo => Awaited::Ehlo,
             State::StartTls | State::Handshake => Awaited::StartTls,
             State::Auth(_) | State::Proving | State::Cancelled(_) => Awaited::Auth,
-            State::Atrn => Awaited::Atrn,
+            State::Atrn | State::NoMailYet => Awaited::Atrn,
             State::Quit(_) | State::Ended(_) => Awaited::Quit,
         }
     }
@@ -193,6 +202,34 @@ impl Customer {
     #[must_use]
     pub fn mechanism(&self) -> Option<Mechanism> {
         self.mechanism
+    }
+
+    /// The wait that ATRN asks for: the shorter of ours and of what the provider offers, as of its last EHLO reply. None where either
+    /// has none: then mail is there at once or not at all, and a customer that wants it soon asks again on a clock.
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        let offered = Duration::from_secs(self.extensions.wait?);
+        let shorter = self.config.wait?.min(offered).min(WAIT_MAX);
+        // Seconds is what the command can say.
+        Some(Duration::from_secs(shorter.as_secs().max(1)))
+    }
+
+    /// Answers [`Event::NoMailYet`]: the same ATRN once more.
+    pub fn ask_again(&mut self) {
+        if matches!(self.state, State::NoMailYet) {
+            self.atrn();
+        } else {
+            debug_assert!(false, "nothing was asked");
+        }
+    }
+
+    /// Answers [`Event::NoMailYet`]: goodbye, and [`Outcome::NoMail`].
+    pub fn quit(&mut self) {
+        if matches!(self.state, State::NoMailYet) {
+            self.leave(Outcome::NoMail);
+        } else {
+            debug_assert!(false, "nothing was asked");
+        }
     }
 
     /// TLS is there and its peer verified: the session begins anew (RFC 3207 §4.2, R3207-3).
@@ -220,6 +257,7 @@ impl Customer {
         match self.state {
             State::Quit(outcome) | State::Ended(outcome) => outcome,
             State::Cancelled(error) => Outcome::AuthFailed(error),
+            State::NoMailYet => Outcome::NoMail,
             _ => Outcome::Lost(awaited),
         }
     }
@@ -236,7 +274,7 @@ impl Customer {
         }
         // R5321-22: 421 goes together with closing, whatever it answers.
         if reply.code() == 421 {
-            self.quit(Outcome::Later(reply));
+            self.leave(Outcome::Later(reply));
             return None;
         }
         match mem::replace(&mut self.state, State::Handshake) {
@@ -244,9 +282,13 @@ impl Customer {
             State::Ehlo => self.ehlo_answered(reply),
             State::StartTls => self.start_tls_answered(reply),
             State::Auth(exchange) => return self.auth_answered(exchange, reply),
-            State::Cancelled(error) => self.quit(Outcome::AuthFailed(error)),
+            State::Cancelled(error) => self.leave(Outcome::AuthFailed(error)),
             State::Atrn => self.atrn_answered(reply),
-            State::Handshake | State::Proving | State::Quit(_) | State::Ended(_) => {
+            State::Handshake
+            | State::Proving
+            | State::NoMailYet
+            | State::Quit(_)
+            | State::Ended(_) => {
                 self.abandon(Fault::Unexpected { awaited, reply });
             }
         }
@@ -273,7 +315,7 @@ impl Customer {
         self.extensions = Extensions::parse(&reply);
         if self.config.tls == TlsMode::StartTls && !self.context.tls {
             if !self.extensions.starttls {
-                return self.quit(Outcome::NotOffered(Missing::StartTls, None));
+                return self.leave(Outcome::NotOffered(Missing::StartTls, None));
             }
             self.say("STARTTLS");
             self.state = State::StartTls;
@@ -294,10 +336,10 @@ impl Customer {
     /// R2645-17: AUTH and ATRN only if both are offered now. Who has no ATRN need not learn who we are.
     fn auth(&mut self) {
         if !self.extensions.atrn {
-            return self.quit(Outcome::NotOffered(Missing::Atrn, None));
+            return self.leave(Outcome::NotOffered(Missing::Atrn, None));
         }
         if self.extensions.auth.is_empty() {
-            return self.quit(Outcome::NotOffered(Missing::Auth, None));
+            return self.leave(Outcome::NotOffered(Missing::Auth, None));
         }
         let names = self.extensions.auth.iter();
         let offered: Vec<_> = names
@@ -306,7 +348,7 @@ impl Customer {
         let exchange = match sasl::Client::choose(&offered, &self.config.credentials, &self.context)
         {
             Ok(exchange) => exchange,
-            Err(error) => return self.quit(Outcome::AuthFailed(error)),
+            Err(error) => return self.leave(Outcome::AuthFailed(error)),
         };
         self.mechanism = Some(exchange.mechanism());
         let command = match exchange.initial_response() {
@@ -331,29 +373,33 @@ impl Customer {
         if !reply.is_positive() {
             self.refused(Awaited::Auth, reply, Outcome::AuthRefused);
         } else if exchange.may_succeed() && self.purpose == Purpose::Authenticate {
-            self.quit(Outcome::Authenticated);
+            self.leave(Outcome::Authenticated);
         } else if exchange.may_succeed() {
-            self.say(
-                &Atrn {
-                    domains: self.config.domains.clone(),
-                }
-                .to_string(),
-            );
-            self.state = State::Atrn;
+            self.atrn();
         } else {
             // RFC 5802 §5: a success without the server's proof is none.
-            self.quit(Outcome::AuthFailed(ClientError::ServerNotProven));
+            self.leave(Outcome::AuthFailed(ClientError::ServerNotProven));
         }
         None
+    }
+
+    fn atrn(&mut self) {
+        let atrn = Atrn {
+            domains: self.config.domains.clone(),
+            wait: self.wait(),
+        };
+        self.say(&atrn.to_string());
+        self.state = State::Atrn;
     }
 
     /// R2645-16.
     fn atrn_answered(&mut self, reply: Reply) {
         match reply.code() {
             250 => self.state = State::Ended(Outcome::Turned),
-            453 => self.quit(Outcome::NoMail),
-            450 => self.quit(Outcome::Refused(reply)),
-            500 | 502 => self.quit(Outcome::NotOffered(Missing::Atrn, Some(reply))),
+            453 if self.wait().is_some() => self.state = State::NoMailYet,
+            453 => self.leave(Outcome::NoMail),
+            450 => self.leave(Outcome::Refused(reply)),
+            500 | 502 => self.leave(Outcome::NotOffered(Missing::Atrn, Some(reply))),
             _ => self.refused(Awaited::Atrn, reply, Outcome::Refused),
         }
     }
@@ -366,9 +412,9 @@ impl Customer {
         permanent: impl FnOnce(Reply) -> Outcome,
     ) {
         if reply.is_transient() {
-            self.quit(Outcome::Later(reply));
+            self.leave(Outcome::Later(reply));
         } else if reply.is_permanent() {
-            self.quit(permanent(reply));
+            self.leave(permanent(reply));
         } else {
             self.abandon(Fault::Unexpected { awaited, reply });
         }
@@ -380,7 +426,7 @@ impl Customer {
         self.state = State::Cancelled(error);
     }
 
-    fn quit(&mut self, outcome: Outcome) {
+    fn leave(&mut self, outcome: Outcome) {
         self.say("QUIT");
         self.state = State::Quit(outcome);
     }

@@ -7,6 +7,7 @@ mod authentication;
 mod reply;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Atrn;
 use crate::sasl::{ChannelBinding, Mechanism};
@@ -49,6 +50,8 @@ pub struct Config {
     pub mechanisms: Vec<Mechanism>,
     /// Refusals before 421.
     pub errors_max: u32,
+    /// How long an ATRN may wait for mail (XWAIT); none: it is not offered, and refused.
+    pub wait: Option<Duration>,
 }
 
 /// What the TLS session of this connection proves.
@@ -72,7 +75,9 @@ pub enum Event {
     SecretExposed(Option<String>),
     /// Question: is the proof good? [`Attempt::check`] finds out, off the runtime; answer with [`Provider::checked`].
     Authenticate(Attempt),
-    /// Question: may the account have this, and is there mail? Answer with [`Provider::answer`].
+    /// Question: may the account have this, and is there mail? Answer with [`Provider::answer`]: quickly, or, where a wait is
+    /// asked for and there is no mail, after so long at the latest. The wait is not longer than [`Config::wait`]. Meanwhile the
+    /// customer must be silent: hand what comes to [`Provider::next`].
     Atrn(Atrn),
     /// The roles are reversed: the customer greets next.
     Turned,
@@ -107,6 +112,8 @@ enum State {
     Checking,
     /// The driver is asked about ATRN.
     Asking,
+    /// The driver is asked about an ATRN that may wait.
+    Waiting,
     /// ATRN is granted, and nothing must have come behind it.
     Turning,
     Turned,
@@ -170,6 +177,9 @@ impl Provider {
                 }
                 State::Handshake => return Event::StartTls,
                 State::Checking | State::Asking => return Event::NeedInput,
+                State::Waiting if input.is_empty() => return Event::NeedInput,
+                // Who speaks now did not wait for its answer (R2645-13).
+                State::Waiting => self.close(reply::pipelined()),
                 State::Turning => self.turn(input.is_empty()),
                 State::Turned => return Event::Turned,
                 State::Closed => return Event::Closed,
@@ -179,7 +189,7 @@ impl Provider {
 
     /// Answers [`Event::Atrn`]. After [`Provider::close`] an answer comes too late and changes nothing.
     pub fn answer(&mut self, verdict: Verdict) {
-        if !matches!(self.state, State::Asking) {
+        if !matches!(self.state, State::Asking | State::Waiting) {
             debug_assert!(matches!(self.state, State::Closed), "nothing was asked");
             return;
         }
@@ -283,6 +293,7 @@ impl Provider {
             auth: mechanisms.filter(|_| available).collect(),
             enhanced_status_codes: true,
             starttls: self.offers_start_tls(),
+            wait: self.config.wait.filter(|_| available).map(whole_seconds),
             ..Extensions::default()
         }
     }
@@ -320,16 +331,26 @@ impl Provider {
             self.refuse(&reply::authentication_required());
             return None;
         }
-        match Atrn::parse(argument) {
-            Ok(atrn) => {
-                self.state = State::Asking;
-                Some(Event::Atrn(atrn))
-            }
-            Err(_) => {
-                self.refuse(&reply::bad_atrn());
-                None
-            }
-        }
+        let Some(atrn) = self.understood(argument) else {
+            self.refuse(&reply::bad_atrn());
+            return None;
+        };
+        self.state = match atrn.wait {
+            Some(_) => State::Waiting,
+            None => State::Asking,
+        };
+        Some(Event::Atrn(atrn))
+    }
+
+    /// R2645-7: a wait only where one is offered; what is asked beyond the offer is cut to it.
+    fn understood(&self, argument: &str) -> Option<Atrn> {
+        let atrn = Atrn::parse(argument).ok()?;
+        let wait = match (atrn.wait, self.config.wait) {
+            (Some(asked), Some(offered)) => Some(asked.min(offered)),
+            (Some(_), None) => return None,
+            (None, _) => None,
+        };
+        Some(Atrn { wait, ..atrn })
     }
 
     /// The customer may have spoken while the driver looked for mail, and must not have (R2645-13).
@@ -361,6 +382,11 @@ impl Provider {
             self.close(reply::too_many_errors());
         }
     }
+}
+
+/// At least one: an offer of none would be no offer.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs().max(1)
 }
 
 #[cfg(test)]

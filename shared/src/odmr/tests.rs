@@ -38,7 +38,8 @@ fn atrn_takes_a_list_of_domains_or_none() {
         assert_eq!(
             Atrn::parse(argument),
             Ok(Atrn {
-                domains: domains(expected)
+                domains: domains(expected),
+                wait: None,
             }),
             "{argument:?}"
         );
@@ -79,7 +80,6 @@ fn nothing_else_is_an_argument_of_atrn() {
         "a.b\t",
         "a.b;c.d",
         "\"a.b\"",
-        "a.b XWAIT=60",
         &label,
         &name,
     ] {
@@ -91,7 +91,7 @@ proptest! {
     // covers: R2645-7
     #[test]
     fn what_is_printed_is_parsed(names in prop::collection::hash_set("[a-z0-9]{1,9}\\.[a-z]{2,5}", 0..9)) {
-        let atrn = Atrn { domains: names.iter().map(|name| Domain::parse(name).unwrap()).collect() };
+        let atrn = Atrn { domains: names.iter().map(|name| Domain::parse(name).unwrap()).collect(), wait: None };
         let line = atrn.to_string();
         prop_assert_eq!(Atrn::parse(line.strip_prefix("ATRN").unwrap().trim_start()), Ok(atrn));
     }
@@ -139,6 +139,7 @@ impl Pair {
                 has_certificate: true,
                 mechanisms: Mechanism::ALL.to_vec(),
                 errors_max: 20,
+                wait: None,
             },
             customer: customer::Config {
                 hostname: "puller.example".into(),
@@ -148,6 +149,7 @@ impl Pair {
                     weakest: Mechanism::Plain,
                 },
                 domains: domains(&["corp.example", "corp.test"]),
+                wait: None,
             },
             binding: Some(ChannelBinding::TlsExporter(b"keying material".to_vec())),
             verdict: Verdict::Turn,
@@ -258,6 +260,7 @@ impl Pair {
                     customer.responded(challenge.respond());
                     // The response goes out below.
                 }
+                customer::Event::NoMailYet => customer.quit(),
                 customer::Event::Ended(outcome) => {
                     assert!(outward.is_idle() && inward.is_idle(), "{transcript}");
                     let account = provider.account().map(str::to_owned);

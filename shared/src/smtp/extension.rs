@@ -27,6 +27,8 @@ pub struct Extensions {
     pub smtputf8: bool,
     /// `STARTTLS` (RFC 3207)
     pub starttls: bool,
+    /// `XWAIT`, an extension of our own between relay and puller: ATRN may wait so many seconds for mail.
+    pub wait: Option<u64>,
 }
 
 impl Extensions {
@@ -53,6 +55,13 @@ impl Extensions {
                 "SMTPUTF8" => extensions.smtputf8 = true,
                 "STARTTLS" => extensions.starttls = true,
                 "XDELIVERYID" => extensions.delivery_id = true,
+                // An offer that does not say how long is none that we know.
+                "XWAIT" => {
+                    extensions.wait = words
+                        .next()
+                        .and_then(|seconds| seconds.parse().ok())
+                        .filter(|seconds| *seconds > 0);
+                }
                 _ => {}
             }
         }
@@ -77,6 +86,9 @@ impl Extensions {
             offer(true, &format!("AUTH {}", self.auth.join(" ")));
         }
         offer(self.atrn, "ATRN");
+        if let Some(seconds) = self.wait {
+            offer(true, &format!("XWAIT {seconds}"));
+        }
         offer(self.enhanced_status_codes, "ENHANCEDSTATUSCODES");
         offer(self.eight_bit_mime, "8BITMIME");
         offer(self.dsn, "DSN");
@@ -106,6 +118,7 @@ mod tests {
             size: Some(50_000_000),
             smtputf8: true,
             starttls: true,
+            wait: Some(240),
         };
         let mut octets = Vec::new();
         offer.reply("mx1.example.net").write(&mut octets);
@@ -126,5 +139,23 @@ mod tests {
             ..Extensions::default()
         };
         assert_eq!(understood, expected);
+    }
+
+    #[test]
+    fn a_wait_is_offered_in_seconds_or_not_at_all() {
+        for (line, expected) in [
+            ("xwait 240", Some(240)),
+            ("XWAIT 1 more", Some(1)),
+            ("XWAIT", None),
+            ("XWAIT 0", None),
+            ("XWAIT -1", None),
+            ("XWAIT 4m", None),
+            ("XWAIT=240", None),
+            ("XWAIT 99999999999999999999", None),
+        ] {
+            let octets = format!("250-relay.example\r\n250 {line}\r\n");
+            let (reply, _) = parse_reply(octets.as_bytes()).unwrap().unwrap();
+            assert_eq!(Extensions::parse(&reply).wait, expected, "{line:?}");
+        }
     }
 }

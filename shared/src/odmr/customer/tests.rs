@@ -29,6 +29,7 @@ fn config(tls: TlsMode) -> Config {
             Domain::parse("corp.example").unwrap(),
             Domain::parse("corp.test").unwrap(),
         ],
+        wait: None,
     }
 }
 
@@ -66,6 +67,7 @@ fn play_with(config: Config, context: ClientContext, script: &[&str]) -> Played 
             },
             Event::StartTls => customer.tls_started(self::context(true)),
             Event::Prove(challenge) => customer.responded(challenge.respond()),
+            Event::NoMailYet => customer.quit(),
             Event::Ended(end) => {
                 outcome = Some(end);
                 break;

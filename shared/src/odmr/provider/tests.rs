@@ -28,6 +28,7 @@ fn config(tls: TlsMode) -> Config {
         has_certificate: true,
         mechanisms: Mechanism::ALL.to_vec(),
         errors_max: 20,
+        wait: None,
     }
 }
 

@@ -86,6 +86,7 @@ impl Settings {
             has_certificate: true,
             mechanisms: Mechanism::ALL.to_vec(),
             errors_max: 20,
+            wait: None,
         })
     }
 
@@ -107,6 +108,7 @@ impl Settings {
                 weakest: Mechanism::Plain,
             },
             domains: self.parsed_domains(),
+            wait: None,
         })
     }
 
