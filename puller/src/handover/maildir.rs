@@ -93,18 +93,27 @@ impl Maildir {
         seen: Arc<Seen>,
     ) -> Result<Self, ConnectError> {
         let folder = Arc::new(Folder {
-            path: path.clone(),
+            path,
             hostname: hostname.to_owned(),
             seen,
         });
-        let prepared = Arc::clone(&folder);
-        let outcome = blocking(move || prepared.prepare()).await;
-        outcome.map_err(|source| ConnectError::Directory { path, source })?;
-        Ok(Self {
+        let maildir = Self {
             folder,
             delivery_id: None,
             was_abandoned: false,
             draft: None,
+        };
+        maildir.be_ready().await?;
+        Ok(maildir)
+    }
+
+    /// Whether the folder can be written.
+    pub(super) async fn be_ready(&self) -> Result<(), ConnectError> {
+        let folder = Arc::clone(&self.folder);
+        let outcome = blocking(move || folder.prepare()).await;
+        outcome.map_err(|source| ConnectError::Directory {
+            path: self.folder.path.clone(),
+            source,
         })
     }
 

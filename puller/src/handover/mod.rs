@@ -29,6 +29,9 @@ pub use connect::ConnectError;
 pub(crate) use smtp::RECONNECT_TIMEOUT;
 pub use verdict::Verdict;
 
+/// A connection to the target rests after so long without mail.
+pub const REST_AFTER: Duration = Duration::from_secs(60);
+
 /// How to reach the target, with everything loaded that the settings name.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -190,6 +193,26 @@ impl Handover {
         match self {
             Self::Maildir(_) => false,
             Self::Smtp(smtp) => smtp.offers_dsn(),
+        }
+    }
+
+    /// Whether mail can be handed on now. Asked before each ATRN, also on a hand-over that has waited a while: a
+    /// connection that went stale is replaced.
+    ///
+    /// # Errors
+    /// Why no mail can be handed on.
+    pub async fn ready(&mut self) -> Result<(), ConnectError> {
+        match self {
+            Self::Maildir(maildir) => maildir.be_ready().await,
+            Self::Smtp(smtp) => smtp.be_ready().await,
+        }
+    }
+
+    /// Closes a connection on which nothing happens; the next message opens another one. Due after [`REST_AFTER`] without
+    /// mail: a server inside has better use for the place.
+    pub async fn rest(&mut self) {
+        if let Self::Smtp(smtp) = self {
+            smtp.rest().await;
         }
     }
 

@@ -13,7 +13,7 @@ use atrn_shared::smtp::parameter::{BodyType, MailParameters};
 use atrn_shared::smtp::reply::Reply;
 use atrn_shared::smtp::server::Framing;
 use atrn_shared::wire::WireError;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::connect::{ConnectError, connect};
 use super::verdict::{self, Names, Verdict};
@@ -33,6 +33,8 @@ pub struct Smtp {
     names: Names,
     /// `None` after a fault: the next message opens another one.
     dialogue: Option<Dialogue>,
+    /// As it said in its last hello.
+    offers_dsn: bool,
     stage: Stage,
     faults: u32,
 }
@@ -52,18 +54,57 @@ enum Stage {
 impl Smtp {
     pub(super) async fn open(setup: Setup) -> Result<Self, ConnectError> {
         let (dialogue, names) = connect(&setup).await?;
-        Ok(Self {
+        let mut smtp = Self {
             setup,
-            names,
-            dialogue: Some(dialogue),
+            names: Names::default(),
+            dialogue: None,
+            offers_dsn: false,
             stage: Stage::Idle,
             faults: 0,
-        })
+        };
+        smtp.connected(dialogue, names);
+        Ok(smtp)
     }
 
     pub(super) fn offers_dsn(&self) -> bool {
-        let dialogue = self.dialogue.as_ref();
-        dialogue.is_some_and(|dialogue| dialogue.client().extensions().dsn)
+        self.offers_dsn
+    }
+
+    /// Says goodbye to a target that has nothing to do; the next MAIL opens another connection.
+    pub(super) async fn rest(&mut self) {
+        if !matches!(self.stage, Stage::Idle) {
+            return;
+        }
+        if let Some(dialogue) = self.dialogue.take() {
+            dialogue.quit().await;
+        }
+    }
+
+    /// A target that answers now: on the connection that is there, or on a new one.
+    pub(super) async fn be_ready(&mut self) -> Result<(), ConnectError> {
+        if let Some(mut dialogue) = self.dialogue.take() {
+            match dialogue.reset().await {
+                Ok(()) => {
+                    self.dialogue = Some(dialogue);
+                    return Ok(());
+                }
+                // Connections grow old. Whether the target is there, a new one tells.
+                Err(fault) => {
+                    debug!(target = %self.setup.config.target, reason = %peer(&fault.to_string()), "the connection is of no more use")
+                }
+            }
+        }
+        let (dialogue, names) = connect(&self.setup).await?;
+        self.connected(dialogue, names);
+        self.faults = 0;
+        Ok(())
+    }
+
+    fn connected(&mut self, dialogue: Dialogue, names: Names) {
+        self.offers_dsn = dialogue.client().extensions().dsn;
+        self.dialogue = Some(dialogue);
+        self.names = names;
+        self.stage = Stage::Idle;
     }
 
     pub(super) fn is_exhausted(&self) -> bool {
@@ -119,8 +160,7 @@ impl Smtp {
         let outcome = tokio::time::timeout(RECONNECT_TIMEOUT, connect(&self.setup)).await;
         let reason = match outcome {
             Ok(Ok((dialogue, names))) => {
-                self.dialogue = Some(dialogue);
-                self.names = names;
+                self.connected(dialogue, names);
                 return Ok(());
             }
             Ok(Err(error)) => error.to_string(),
