@@ -69,6 +69,8 @@ pub struct RelayConfig {
     pub every: Duration,
     /// Up to so much is added to it at random, so that many pullers do not come at once.
     pub jitter: Duration,
+    /// The longest silence of the relay that instant mode asks for.
+    pub wait: Duration,
     /// Reversed sessions side by side while there is a backlog.
     pub sessions: usize,
     /// Where it is configured.
@@ -123,6 +125,8 @@ pub struct HandoverConfig {
     pub tls: HandoverTls,
     /// User name and the file with the password, for AUTH at the target.
     pub login: Option<Login>,
+    /// Connections to the target that a session may have side by side.
+    pub connections: usize,
 }
 
 /// A corporate mail server, or a smart host.
@@ -400,8 +404,12 @@ impl Default for Limits {
 pub const EVERY_DEFAULT: Duration = minutes(5);
 /// Added to it at random.
 pub const JITTER_DEFAULT: Duration = Duration::from_secs(30);
+/// Firewalls and inspecting proxies that forget a silent connection do so after five minutes or more.
+pub const WAIT_DEFAULT: Duration = minutes(4);
 /// Reversed sessions side by side.
 pub const SESSIONS_DEFAULT: usize = 2;
+/// Connections to the target, of one session.
+pub const CONNECTIONS_DEFAULT: usize = 4;
 /// Reports to outside senders in an hour.
 pub const REPORTS_PER_HOUR_DEFAULT: u32 = 60;
 

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{HandoverConfig, HandoverTls, Limits, Target};
+use crate::config::{CONNECTIONS_DEFAULT, HandoverConfig, HandoverTls, Limits, Target};
 use crate::flow::Flow;
 use crate::handover::Setup;
 use crate::journal::Journal;
@@ -200,6 +200,7 @@ pub(crate) fn setup(target: Target) -> Setup {
         target,
         tls: HandoverTls::Off,
         login: None,
+        connections: CONNECTIONS_DEFAULT,
     })
 }
 

@@ -11,9 +11,9 @@ use atrn_shared::smtp::address::Domain;
 use atrn_shared::tls::{SpkiPin, Trust};
 
 use super::{
-    DATA_DIR_DEFAULT, EVERY_DEFAULT, HandoverConfig, HandoverTls, JITTER_DEFAULT, Limits, Login,
-    Mode, PullerConfig, REPORTS_PER_HOUR_DEFAULT, RelayConfig, RelayTls, ReportsConfig,
-    SESSIONS_DEFAULT, Target, minutes,
+    CONNECTIONS_DEFAULT, DATA_DIR_DEFAULT, EVERY_DEFAULT, HandoverConfig, HandoverTls,
+    JITTER_DEFAULT, Limits, Login, Mode, PullerConfig, REPORTS_PER_HOUR_DEFAULT, RelayConfig,
+    RelayTls, ReportsConfig, SESSIONS_DEFAULT, Target, WAIT_DEFAULT, minutes,
 };
 
 impl Configuration for PullerConfig {
@@ -97,12 +97,6 @@ fn read_relay(section: &Section<'_>) -> Option<RelayConfig> {
     let sessions = section.or("sessions", SESSIONS_DEFAULT, |value| {
         value.integer(&(1..=100)).map(|number| number as usize)
     });
-    if section.has("sessions") && sessions > 1 {
-        section.warn(
-            "sessions",
-            "not available in this version: one session at a time",
-        );
-    }
     let weakest_mechanism = read_weakest_mechanism(section, tls);
     if let Some(address) = &address
         && tls == RelayTls::Off
@@ -118,7 +112,6 @@ fn read_relay(section: &Section<'_>) -> Option<RelayConfig> {
     if tls == RelayTls::Off && certificate.is_some() {
         section.problem("certificate", "needs TLS, and tls is \"off\"");
     }
-    let (mode, every, jitter) = schedule;
     section.note_repeated("domains", domains.as_deref().unwrap_or_default());
     Some(RelayConfig {
         name: name?,
@@ -130,27 +123,41 @@ fn read_relay(section: &Section<'_>) -> Option<RelayConfig> {
         certificate,
         weakest_mechanism,
         domains: domains?,
-        mode,
-        every,
-        jitter,
+        mode: schedule.mode,
+        every: schedule.every,
+        jitter: schedule.jitter,
+        wait: schedule.wait,
         sessions,
         place: section.place("name"),
     })
 }
 
-fn read_schedule(section: &Section<'_>) -> (Mode, Duration, Duration) {
+struct Schedule {
+    mode: Mode,
+    every: Duration,
+    jitter: Duration,
+    wait: Duration,
+}
+
+fn read_schedule(section: &Section<'_>) -> Schedule {
     let mode = section.or("mode", Mode::Instant, |value| value.word(&MODES));
     let every = section.or("every", EVERY_DEFAULT, |value| value.duration(&INTERVALS));
     let jitter = section.or("jitter", JITTER_DEFAULT, |value| {
         value.duration(&(Duration::ZERO..=*INTERVALS.end()))
     });
-    if section.has("mode") && mode == Mode::Instant {
+    let wait = section.or("wait", WAIT_DEFAULT, |value| value.duration(&WAITS));
+    if section.has("wait") && mode == Mode::Poll {
         section.warn(
-            "mode",
-            "\"instant\" is not available in this version: polls instead, as `every` says",
+            "wait",
+            "means nothing where mode is \"poll\"; use mode = \"instant\"",
         );
     }
-    (mode, every, jitter)
+    Schedule {
+        mode,
+        every,
+        jitter,
+        wait,
+    }
 }
 
 /// At most one way to prove who the server is. `None`: none is named, or a problem was noted.
@@ -220,6 +227,13 @@ fn read_handover(section: &Section<'_>, role: Role) -> Option<HandoverConfig> {
     let word = section.optional("tls", |value| value.word(&HANDOVER_TLS));
     let username = section.optional("username", |value| value.text().map(str::to_owned));
     let password_file = section.optional("password_file", Value::path);
+    let connections = match role {
+        Role::Corporate => section.or("connections", CONNECTIONS_DEFAULT, |value| {
+            value.integer(&(1..=32)).map(|number| number as usize)
+        }),
+        // Reports are few.
+        Role::SmartHost => 1,
+    };
     if section.has("username") != section.has("password_file") {
         let (key, other) = if section.has("username") {
             ("username", "password_file")
@@ -246,6 +260,7 @@ fn read_handover(section: &Section<'_>, role: Role) -> Option<HandoverConfig> {
             target,
             tls: HandoverTls::Off,
             login: None,
+            connections,
         });
     };
     let tls = handover_tls(section, &target, word, trust);
@@ -262,7 +277,12 @@ fn read_handover(section: &Section<'_>, role: Role) -> Option<HandoverConfig> {
         password_file,
         place: section.place("password_file"),
     });
-    Some(HandoverConfig { target, tls, login })
+    Some(HandoverConfig {
+        target,
+        tls,
+        login,
+        connections,
+    })
 }
 
 /// `smtps://` and a named pin or CA ask for a proof; else TLS is taken where it is offered.
@@ -412,6 +432,8 @@ const SIZES: RangeInclusive<u64> = 65_536..=100_000_000_000;
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 const INTERVALS: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
+/// Sessions may be silent for so long; deadlines of ours that meet such a silence follow from it.
+const WAITS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 const RELAY_TLS: [(&str, RelayTls); 3] = [
     ("implicit", RelayTls::Implicit),
     ("starttls", RelayTls::StartTls),
