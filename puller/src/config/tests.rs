@@ -75,6 +75,14 @@ fn every_mistake_in_a_relay_has_its_line() {
             "puller.toml:8: sessions: 0 is out of range; use 1 to 100",
         ),
         (
+            "wait = \"0s\"",
+            "puller.toml:8: wait: 0s is out of range; use 1s to 1h",
+        ),
+        (
+            "wait = \"61m\"",
+            "puller.toml:8: wait: 1h 1m is out of range; use 1s to 1h",
+        ),
+        (
             "scret_file = \"s\"",
             "puller.toml:8: scret_file: is not a known key in [[relay]]; did you mean \"secret_file\"?",
         ),
@@ -296,7 +304,7 @@ fn files_that_are_of_no_use_are_named_all_at_once() {
 #[test]
 fn what_has_no_effect_is_said() {
     let text = format!(
-        "{HEAD}{RELAY}{SECRET}mode = \"instant\"\n{HANDOVER}{TARGET}[reports]\ntarget = \"smtp://out.example.net:587\"\n\
+        "{HEAD}{RELAY}{SECRET}mode = \"poll\"\nwait = \"4m\"\n{HANDOVER}{TARGET}[reports]\ntarget = \"smtp://out.example.net:587\"\n\
          [[directory]]\ndomain = \"example.com\"\nsource = \"file:/r\"\n"
     );
     let warnings: Vec<_> = load(&text)
@@ -313,8 +321,8 @@ fn what_has_no_effect_is_said() {
     assert_eq!(
         texts,
         [
-            ":8: mode: \"instant\" is not available in this version: polls instead, as `every` says",
-            ":13: directory: not available in this version, ignored",
+            ":9: wait: means nothing where mode is \"poll\"; use mode = \"instant\"",
+            ":14: directory: not available in this version, ignored",
         ]
     );
 }
