@@ -2,6 +2,14 @@
 //!
 //! It keeps the order of commands, the deadlines of RFC 5321 §4.5.3.2 and the pipelining that the peer
 //! allows. It decides nothing: verdicts go to the caller, and a [`LinkFault`] says that there is no verdict.
+//!
+//! Where the peer offers PIPELINING, flights may follow each other: `begin_…` writes into the output and waits for
+//! nothing, and `…_verdict` takes the replies, in the order in which the flights were begun. What was begun goes out
+//! when a reply is needed that is not there, when enough of it has gathered, or with [`Dialogue::flush`].
+
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
 
 use rustls_pki_types::ServerName;
 
@@ -42,6 +50,17 @@ pub struct Part<'e> {
     pub data: bool,
     /// Recipients that were accepted in earlier parts.
     pub accepted: usize,
+}
+
+/// What is to come for a [`Part`] that was begun: what its verdict needs to know of it.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "each flight has replies to be taken"]
+pub struct Due {
+    mail: bool,
+    recipients: usize,
+    /// See [`PartVerdict::named`].
+    named: bool,
+    accepted: usize,
 }
 
 /// What the peer said to a [`Part`].
@@ -205,23 +224,16 @@ impl Dialogue {
     /// # Errors
     /// [`LinkFault`]: there is no verdict on the message.
     pub async fn part(&mut self, part: &Part<'_>) -> Result<PartVerdict, LinkFault> {
-        let mut verdict = if self.client.extensions().pipelining {
-            self.write_part(part);
-            self.replies_to(part).await?
-        } else {
-            self.in_steps(part).await?
-        };
-        if self.client.awaits() == Some(Awaited::Data) {
-            verdict.data = Some(
-                self.data_verdict(part.accepted + verdict.accepted())
-                    .await?,
-            );
+        if self.client.extensions().pipelining {
+            let due = self.begin_envelope(part);
+            return self.envelope_verdict(due).await;
         }
-        Ok(verdict)
+        let verdict = self.in_steps(part).await?;
+        self.with_data(verdict, part.accepted).await
     }
 
     async fn in_steps(&mut self, part: &Part<'_>) -> Result<PartVerdict, LinkFault> {
-        let mut verdict = self.no_verdict_yet(part);
+        let mut verdict = no_verdict_yet(self.due(part));
         if let Some((path, parameters)) = part.mail {
             self.client.mail(path, parameters);
             verdict.mail = Some(self.reply(Awaited::Mail).await?);
@@ -241,29 +253,26 @@ impl Dialogue {
         Ok(verdict)
     }
 
-    /// The replies to MAIL and RCPT of a part that went out in one flight.
-    async fn replies_to(&mut self, part: &Part<'_>) -> Result<PartVerdict, LinkFault> {
-        let mut verdict = self.no_verdict_yet(part);
-        if part.mail.is_some() {
-            verdict.mail = Some(self.reply(Awaited::Mail).await?);
-        }
-        for _ in part.recipients {
-            verdict
-                .recipients
-                .push(self.reply(Awaited::Recipient).await?);
-        }
-        Ok(verdict)
-    }
-
-    fn no_verdict_yet(&self, part: &Part<'_>) -> PartVerdict {
+    fn due(&self, part: &Part<'_>) -> Due {
         let has_name = |mail: (&ReversePath, &MailParameters)| mail.1.delivery_id.is_some();
-        PartVerdict {
+        Due {
+            mail: part.mail.is_some(),
+            recipients: part.recipients.len(),
             named: self.client.extensions().delivery_id && part.mail.is_some_and(has_name),
-            ..PartVerdict::default()
+            accepted: part.accepted,
         }
     }
 
-    fn write_part(&mut self, part: &Part<'_>) {
+    /// RSET in front of the next flight: whatever becomes of those before it, which may not be answered yet, this one
+    /// begins clean. After a BDAT that was refused nothing else does (RFC 3030 §2). Its reply is taken with the
+    /// next verdict.
+    pub fn begin_reset(&mut self) {
+        self.client.reset();
+    }
+
+    /// MAIL and each RCPT, and DATA behind them, for a peer that offers PIPELINING. The replies come with
+    /// [`Dialogue::envelope_verdict`]. Behind DATA nothing may be begun before that (R2920-3).
+    pub fn begin_envelope(&mut self, part: &Part<'_>) -> Due {
         if let Some((path, parameters)) = part.mail {
             self.client.mail(path, parameters);
         }
@@ -273,9 +282,52 @@ impl Dialogue {
         if part.data {
             self.client.data();
         }
+        self.due(part)
     }
 
-    /// Content of DATA: writes when enough has gathered.
+    /// The replies to what [`Dialogue::begin_envelope`] began.
+    ///
+    /// # Errors
+    /// [`LinkFault`]: there is no verdict on the message.
+    pub async fn envelope_verdict(&mut self, due: Due) -> Result<PartVerdict, LinkFault> {
+        self.reset_verdict().await?;
+        let mut verdict = no_verdict_yet(due);
+        if due.mail {
+            verdict.mail = Some(self.reply(Awaited::Mail).await?);
+        }
+        for _ in 0..due.recipients {
+            verdict
+                .recipients
+                .push(self.reply(Awaited::Recipient).await?);
+        }
+        self.with_data(verdict, due.accepted).await
+    }
+
+    async fn reset_verdict(&mut self) -> Result<(), LinkFault> {
+        while self.client.awaits() == Some(Awaited::Reset) {
+            let reply = self.reply(Awaited::Reset).await?;
+            positive(reply)?;
+        }
+        Ok(())
+    }
+
+    /// The verdict with the reply to DATA, if that was sent.
+    async fn with_data(
+        &mut self,
+        verdict: PartVerdict,
+        accepted: usize,
+    ) -> Result<PartVerdict, LinkFault> {
+        if self.client.awaits() != Some(Awaited::Data) {
+            return Ok(verdict);
+        }
+        let data = self.data_verdict(accepted + verdict.accepted()).await?;
+        Ok(PartVerdict {
+            data: Some(data),
+            ..verdict
+        })
+    }
+
+    /// Content of DATA or BDAT: writes when enough has gathered.
     ///
     /// # Errors
     /// [`LinkFault`]: there is no verdict on the message, and the connection must be closed.
@@ -283,9 +335,8 @@ impl Dialogue {
         for block in part.chunks(BLOCK_OCTETS) {
             self.client.content(block);
             if self.client.output.len() >= BLOCK_OCTETS {
-                self.wire
-                    .write(&mut self.client.output, self.timeouts.block)
-                    .await?;
+                self.flush().await?;
+                self.nothing_early()?;
             }
         }
         Ok(())
@@ -297,17 +348,28 @@ impl Dialogue {
     /// # Errors
     /// [`LinkFault`]: there is no verdict; the peer may have the message all the same.
     pub async fn end_of_data(&mut self, accepted: usize) -> Result<Vec<Reply>, LinkFault> {
+        self.begin_end_of_data(accepted)?;
+        self.verdicts().await
+    }
+
+    /// The end of the content of DATA. The replies come with [`Dialogue::verdicts`]; where the peer offers PIPELINING
+    /// the next message may be begun before (RFC 2920 §3.1).
+    ///
+    /// # Errors
+    /// [`LinkFault`]: the peer answered what it did not have yet, and the connection must be closed.
+    pub fn begin_end_of_data(&mut self, accepted: usize) -> Result<(), LinkFault> {
         self.nothing_early()?;
         self.client.end_of_data(accepted);
-        self.verdicts().await
+        Ok(())
     }
 
     /// A whole envelope and BDAT LAST for content of so many octets, in one flight with the content: for a peer
     /// that offers PIPELINING and CHUNKING. Content follows by [`Dialogue::content`], the replies come with
     /// [`Dialogue::flight_verdict`].
-    pub fn begin_flight(&mut self, part: &Part<'_>, octets: u64) {
-        self.write_part(part);
+    pub fn begin_flight(&mut self, part: &Part<'_>, octets: u64) -> Due {
+        let due = self.begin_envelope(part);
         self.begin_chunk(octets);
+        due
     }
 
     /// BDAT LAST alone, for content that waits until its envelope was accepted. Content follows by
@@ -322,9 +384,9 @@ impl Dialogue {
     /// [`LinkFault`]: there is no verdict on the message.
     pub async fn flight_verdict(
         &mut self,
-        part: &Part<'_>,
+        due: Due,
     ) -> Result<(PartVerdict, Vec<Reply>), LinkFault> {
-        let verdict = self.replies_to(part).await?;
+        let verdict = self.envelope_verdict(due).await?;
         let replies = self.verdicts().await?;
         Ok((verdict, replies))
     }
@@ -346,9 +408,90 @@ impl Dialogue {
     /// # Errors
     /// [`LinkFault`] when it was not answered.
     pub async fn reset(&mut self) -> Result<(), LinkFault> {
-        self.client.reset();
-        let reply = self.reply(Awaited::Reset).await?;
+        self.begin_reset();
+        self.reset_verdict().await
+    }
+
+    /// NOOP: the peer is still there.
+    ///
+    /// # Errors
+    /// [`LinkFault`] when it was not answered.
+    pub async fn noop(&mut self) -> Result<(), LinkFault> {
+        self.client.noop();
+        let reply = self.reply(Awaited::Noop).await?;
         positive(reply).map(drop)
+    }
+
+    /// Sends what was begun.
+    ///
+    /// # Errors
+    /// [`LinkFault`]: the connection must be closed.
+    pub async fn flush(&mut self) -> Result<(), LinkFault> {
+        let output = &mut self.client.output;
+        Ok(self.wire.write(output, self.timeouts.block).await?)
+    }
+
+    /// Does other work, and sends what was begun if that takes its time: the line does not run dry meanwhile.
+    ///
+    /// # Errors
+    /// [`LinkFault`]: the connection must be closed. The work was done all the same.
+    pub async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, LinkFault> {
+        let mut work = pin!(work);
+        let at_once = std::future::poll_fn(|context| match work.as_mut().poll(context) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => Poll::Ready(None),
+        });
+        if let Some(done) = at_once.await {
+            return Ok(done);
+        }
+        let (sent, done) = tokio::join!(self.flush(), work);
+        sent.map(|()| done)
+    }
+
+    /// Whether something came that was not looked at yet.
+    #[must_use]
+    pub fn has_heard(&self) -> bool {
+        !self.wire.input.is_empty()
+    }
+
+    /// Sends what was begun, and waits until something comes of what is due. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`LinkFault`]: there is no verdict on what is under way.
+    pub async fn hear(&mut self) -> Result<(), LinkFault> {
+        if let Some(fault) = self.afterwards.take() {
+            return Err(fault);
+        }
+        if self.has_heard() {
+            return Ok(());
+        }
+        let wait = self
+            .client
+            .awaits()
+            .map_or(self.timeouts.command, |awaited| self.timeout(awaited));
+        Ok(self.wire.exchange(&mut self.client.output, wait).await?)
+    }
+
+    /// Waits that long while nothing is due, and keeps no memory for mail meanwhile. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`LinkFault`]: the peer spoke, which it may not, or is gone.
+    pub async fn rest(&mut self, wait: Duration) -> Result<(), LinkFault> {
+        if let Some(fault) = self.afterwards.take() {
+            return Err(fault);
+        }
+        self.nothing_early()?;
+        self.client.release();
+        self.wire.input.release();
+        let until = tokio::time::Instant::now() + wait;
+        loop {
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            match self.wire.read(left).await {
+                Ok(()) => self.nothing_early()?,
+                Err(WireError::TimedOut) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// QUIT. The 221 is a courtesy: it makes no difference whether it comes (R5321-26). A peer that still owes us
@@ -417,7 +560,7 @@ impl Dialogue {
         }
     }
 
-    fn timeout(&self, awaited: Awaited) -> std::time::Duration {
+    fn timeout(&self, awaited: Awaited) -> Duration {
         let timeouts = &self.timeouts;
         match awaited {
             Awaited::Greeting => timeouts.greeting,
@@ -430,6 +573,14 @@ impl Dialogue {
                 timeouts.command
             }
         }
+    }
+}
+
+fn no_verdict_yet(due: Due) -> PartVerdict {
+    PartVerdict {
+        named: due.named,
+        recipients: Vec::with_capacity(due.recipients),
+        ..PartVerdict::default()
     }
 }
 

@@ -99,9 +99,9 @@ async fn send_chunk(
 ) -> Result<Replies, Broken> {
     let octets = content.size();
     if octets <= ONE_FLIGHT_OCTETS && dialogue.client().extensions().pipelining {
-        dialogue.begin_flight(envelope, octets);
+        let due = dialogue.begin_flight(envelope, octets);
         send_content(dialogue, content).await?;
-        let (verdict, replies) = dialogue.flight_verdict(envelope).await?;
+        let (verdict, replies) = dialogue.flight_verdict(due).await?;
         return Ok((verdict, replies.into_iter().next()));
     }
     let verdict = dialogue.part(envelope).await?;

@@ -174,9 +174,9 @@ async fn nothing_is_awaited_behind_a_delivery_that_was_taken_before() {
         data: false,
         ..envelope.part()
     };
-    dialogue.begin_flight(&part, 3);
+    let due = dialogue.begin_flight(&part, 3);
     dialogue.content(b"x\r\n").await.unwrap();
-    let (verdict, replies) = dialogue.flight_verdict(&part).await.unwrap();
+    let (verdict, replies) = dialogue.flight_verdict(due).await.unwrap();
     assert!(verdict.is_already_delivered());
     assert_eq!((verdict.accepted(), replies[0].code()), (0, 503));
     dialogue.quit().await;
@@ -292,13 +292,13 @@ async fn a_goodbye_behind_a_verdict_takes_nothing_back() {
             data: false,
             ..envelope.part()
         };
-        dialogue.begin_flight(&part, 3);
+        let due = dialogue.begin_flight(&part, 3);
         dialogue.content(b"x\r\n").await.unwrap();
         theirs
             .write_all(lines.collect::<String>().as_bytes())
             .await
             .unwrap();
-        let (_, replies) = dialogue.flight_verdict(&part).await.unwrap();
+        let (_, replies) = dialogue.flight_verdict(due).await.unwrap();
         assert_eq!(replies[0].code(), 250);
         let fault = dialogue.part(&part).await.unwrap_err();
         let is_unavailable = matches!(fault, LinkFault::Unavailable(_));
@@ -309,7 +309,7 @@ async fn a_goodbye_behind_a_verdict_takes_nothing_back() {
 // covers: R5321-40, R5321-41, R5321-42, R5321-43, R5321-44, R5321-45
 #[tokio::test(start_paused = true)]
 async fn each_wait_has_the_deadline_of_the_standard() {
-    let minutes = |count: u64| std::time::Duration::from_secs(60 * count);
+    let minutes = |count: u64| Duration::from_secs(60 * count);
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let mut dialogue = Dialogue::new(Wire::unix(ours), Dialect::Smtp, ClientTimeouts::default());
     let table = [

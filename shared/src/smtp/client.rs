@@ -1,8 +1,8 @@
 //! The sending side of SMTP and LMTP: commands out, replies in, each matched to what it answers.
 //!
-//! The machine writes commands into its output and knows which replies are due. A reply that is not due,
-//! or is of a kind that its command can not have, is a fault of the link and never a verdict (R5321-24,
-//! R5321-25). What a verdict means for the mail is decided by whoever drives it.
+//! The machine writes commands into its output and knows which replies are due. A reply that is not due, as what it
+//! answers has not gone out yet, or that is of a kind that its command can not have, is a fault of the link and never
+//! a verdict (R5321-24, R5321-25). What a verdict means for the mail is decided by whoever drives it.
 
 use std::collections::VecDeque;
 
@@ -81,11 +81,21 @@ pub struct Needs {
 #[derive(Debug)]
 pub struct Client {
     dialect: Dialect,
-    awaited: VecDeque<Awaited>,
+    due: VecDeque<Due>,
     extensions: Extensions,
     content: Option<Content>,
-    /// Commands and content to be sent.
+    /// Octets that ever went into the output.
+    written: u64,
+    /// Commands and content to be sent. Whoever sends them takes them off its front.
     pub output: Vec<u8>,
+}
+
+/// A reply that is to come.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    awaited: Awaited,
+    /// So many octets have to be sent before it can be an answer.
+    behind: u64,
 }
 
 #[derive(Debug)]
@@ -100,9 +110,13 @@ impl Client {
     pub fn new(dialect: Dialect) -> Self {
         Self {
             dialect,
-            awaited: VecDeque::from([Awaited::Greeting]),
+            due: VecDeque::from([Due {
+                awaited: Awaited::Greeting,
+                behind: 0,
+            }]),
             extensions: Extensions::default(),
             content: None,
+            written: 0,
             output: Vec::new(),
         }
     }
@@ -122,7 +136,15 @@ impl Client {
     /// The reply that is due next.
     #[must_use]
     pub fn awaits(&self) -> Option<Awaited> {
-        self.awaited.front().copied()
+        self.due.front().map(|due| due.awaited)
+    }
+
+    /// Gives the memory back that a burst of mail needed, where nothing waits in it.
+    pub fn release(&mut self) {
+        if self.output.is_empty() && self.due.is_empty() {
+            self.output = Vec::new();
+            self.due = VecDeque::new();
+        }
     }
 
     /// Takes the next reply off the input; `None` when more is needed.
@@ -134,7 +156,8 @@ impl Client {
             return Ok(None);
         };
         input.take(octets);
-        let Some(awaited) = self.awaited.pop_front() else {
+        let sent = self.written.saturating_sub(self.output.len() as u64);
+        let Some(Due { awaited, .. }) = self.due.pop_front_if(|due| due.behind <= sent) else {
             return Err(Fault::NotDue(reply));
         };
         if !is_possible(awaited, &reply) {
@@ -221,13 +244,16 @@ impl Client {
 
     /// BDAT; exactly `octets` of content follow at once.
     pub fn bdat(&mut self, octets: u64, last: bool) {
+        let before = self.output.len();
         bdat::write_command(octets, last, &mut self.output);
+        self.count_from(before);
         self.content = Some(Content::Bdat { left: octets, last });
         self.end_of_chunk();
     }
 
     /// The next octets of the content.
     pub fn content(&mut self, part: &[u8]) {
+        let before = self.output.len();
         match &mut self.content {
             Some(Content::Data(encoder)) => encoder.content(part, &mut self.output),
             Some(Content::Bdat { left, .. }) => {
@@ -239,16 +265,19 @@ impl Client {
                 );
                 self.output.extend_from_slice(&part[..count]);
                 *left -= count as u64;
-                self.end_of_chunk();
             }
             None => debug_assert!(false, "content outside DATA and BDAT"),
         }
+        self.count_from(before);
+        self.end_of_chunk();
     }
 
     /// The end of the content of DATA. In LMTP a reply for each of the `accepted` recipients is due.
     pub fn end_of_data(&mut self, accepted: usize) {
         if let Some(Content::Data(encoder)) = self.content.take() {
+            let before = self.output.len();
             encoder.end(&mut self.output);
+            self.count_from(before);
             self.await_verdicts(accepted);
         }
     }
@@ -306,9 +335,24 @@ impl Client {
     fn command(&mut self, awaited: Awaited, line: std::fmt::Arguments<'_>) {
         use std::io::Write as _;
 
+        let before = self.output.len();
         // Writing into memory can not fail.
         let _ = write!(self.output, "{line}\r\n");
-        self.awaited.push_back(awaited);
+        self.count_from(before);
+        self.is_due(awaited);
+    }
+
+    /// What the output has gained.
+    fn count_from(&mut self, before: usize) {
+        self.written += (self.output.len() - before) as u64;
+    }
+
+    /// The reply to what was written last.
+    fn is_due(&mut self, awaited: Awaited) {
+        self.due.push_back(Due {
+            awaited,
+            behind: self.written,
+        });
     }
 
     /// The verdict is due once the last octet is written, and not before.
@@ -317,11 +361,11 @@ impl Client {
             Some(Content::Bdat {
                 left: 0,
                 last: true,
-            }) => self.awaited.push_back(Awaited::EndOfData),
+            }) => self.is_due(Awaited::EndOfData),
             Some(Content::Bdat {
                 left: 0,
                 last: false,
-            }) => self.awaited.push_back(Awaited::Chunk),
+            }) => self.is_due(Awaited::Chunk),
             _ => return,
         }
         self.content = None;
@@ -332,8 +376,9 @@ impl Client {
             Dialect::Lmtp => accepted,
             Dialect::Smtp => 1,
         };
-        self.awaited
-            .extend(std::iter::repeat_n(Awaited::EndOfData, count));
+        for _ in 0..count {
+            self.is_due(Awaited::EndOfData);
+        }
     }
 }
 
@@ -354,6 +399,7 @@ mod tests {
         let mut client = Client::new(Dialect::Smtp);
         let mut input = Input::new();
         client.hello("c.example");
+        client.output.clear();
         input.push(b"220 s.example\r\n");
         input.push(hello.as_bytes());
         assert!(matches!(
@@ -364,7 +410,6 @@ mod tests {
             client.next(&mut input),
             Ok(Some((Awaited::Hello, _)))
         ));
-        client.output.clear();
         (client, input)
     }
 
@@ -422,11 +467,29 @@ mod tests {
         let (mut client, mut input) = greeted("250 s.example\r\n");
         client.data();
         client.content(b"ab");
+        client.output.clear();
         input.push(b"354 go\r\n250 too early\r\n");
         assert!(matches!(
             client.next(&mut input),
             Ok(Some((Awaited::Data, _)))
         ));
+        assert!(matches!(client.next(&mut input), Err(Fault::NotDue(_))));
+    }
+
+    // covers: R5321-25
+    #[test]
+    fn what_has_not_gone_out_cannot_have_been_answered() {
+        let (mut client, mut input) = greeted("250-s.example\r\n250 CHUNKING\r\n");
+        for content in [b"one", b"two"] {
+            client.bdat(3, true);
+            client.content(content);
+        }
+        // The first went out, and all of the second but its last octet.
+        let left = client.output.len() - 1;
+        client.output.drain(..left);
+        input.push(b"250 first\r\n250 second\r\n");
+        let first = client.next(&mut input);
+        assert!(matches!(first, Ok(Some((Awaited::EndOfData, reply))) if reply.text() == "first"));
         assert!(matches!(client.next(&mut input), Err(Fault::NotDue(_))));
     }
 
@@ -444,6 +507,7 @@ mod tests {
                 Awaited::Noop => client.noop(),
                 _ => client.quit(),
             }
+            client.output.clear();
             input.push(reply.as_bytes());
             assert!(
                 matches!(client.next(&mut input), Err(Fault::Unexpected(..))),
@@ -452,6 +516,7 @@ mod tests {
         }
         let (mut client, mut input) = greeted("250 s.example\r\n");
         client.noop();
+        client.output.clear();
         input.push(b"250-a\r\n550 b\r\n");
         assert_eq!(
             client.next(&mut input),
@@ -468,6 +533,7 @@ mod tests {
         assert_eq!(text(&mut client), "LHLO c.example\r\n");
         client.data();
         client.end_of_data(2);
+        client.output.clear();
         input.push(b"220 s\r\n250 s\r\n354 go\r\n250 first\r\n450 second\r\n");
         let mut seen = Vec::new();
         while let Ok(Some((awaited, reply))) = client.next(&mut input) {
