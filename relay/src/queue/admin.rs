@@ -9,10 +9,11 @@ use super::body::{ContentReader, Stored};
 use super::envelope::{Action, Lease};
 use super::error::StoreError;
 use super::id::{DeliveryId, DeliveryKey, QueueId, Reference};
-use super::lease::{Held, SessionId};
+use super::lease::{Entry, Held, SessionId};
 use super::query::{
     Changed, DomainTotal, Filter, Found, Item, Message, Seized, Selection, StatsBy, StatsRow,
 };
+use super::sqlite::reader::DeliveryRow;
 use super::sqlite::writer::Change;
 use super::sqlite::{reader, survey};
 
@@ -130,7 +131,7 @@ impl Store {
                     let Some(last) = keys.last() else {
                         break;
                     };
-                    after = Some(*last);
+                    after = Some(last.key);
                     self.change_keys(action, keys, &mut done).await?;
                 }
             }
@@ -155,7 +156,7 @@ impl Store {
             Selection::Filter(filter) => {
                 let after = after.map(|id| id.key);
                 let keys = self.page(filter.clone(), after, max).await?;
-                let last = keys.last().map(|key| self.shared.delivery_id(*key));
+                let last = keys.last().map(|entry| self.shared.delivery_id(entry.key));
                 (keys, last)
             }
         };
@@ -170,10 +171,10 @@ impl Store {
     }
 
     /// Takes what nobody else holds.
-    fn hold(&self, keys: Vec<DeliveryKey>) -> Vec<Held> {
+    fn hold(&self, keys: Vec<Entry>) -> Vec<Held> {
         let leases = &self.shared.leases;
         let held = keys.into_iter();
-        held.filter_map(|key| leases.hold(key, SessionId::ADMIN))
+        held.filter_map(|entry| leases.hold(entry, SessionId::ADMIN))
             .collect()
     }
 
@@ -194,7 +195,7 @@ impl Store {
         &self,
         ids: Vec<Reference>,
         done: &mut Changed,
-    ) -> Result<Vec<DeliveryKey>, StoreError> {
+    ) -> Result<Vec<Entry>, StoreError> {
         let found = self.shared.read(move |_, connection| {
             let mut keys = Vec::new();
             let mut unknown = Vec::new();
@@ -216,10 +217,10 @@ impl Store {
         filter: Filter,
         after: Option<DeliveryKey>,
         max: usize,
-    ) -> Result<Vec<DeliveryKey>, StoreError> {
+    ) -> Result<Vec<Entry>, StoreError> {
         let rows = self.shared.read(move |shared, connection| {
             let rows = reader::list(shared, connection, &filter, after, max)?;
-            Ok(rows.into_iter().map(|row| row.key()).collect())
+            Ok(rows.iter().map(DeliveryRow::entry).collect())
         });
         rows.await
     }
@@ -227,7 +228,7 @@ impl Store {
     async fn change_keys(
         &self,
         action: Action,
-        keys: Vec<DeliveryKey>,
+        keys: Vec<Entry>,
         done: &mut Changed,
     ) -> Result<(), StoreError> {
         let named = keys.len() as u64;

@@ -11,7 +11,7 @@ use super::Store;
 use super::envelope::{Action, Lease, State};
 use super::error::StoreError;
 use super::id::DeliveryKey;
-use super::lease::{Held, SessionId};
+use super::lease::{Entry, Held, SessionId};
 use super::query::Found;
 use super::retry::{self, Waiting};
 use super::sqlite::reader::{self, Oldest};
@@ -116,7 +116,7 @@ impl Store {
         max: usize,
         wanted: impl Fn(reader::Held) -> bool + Send + Copy + 'static,
     ) -> Result<Vec<Held>, StoreError> {
-        let Some(place) = self.place(domain, state) else {
+        let Some(domain) = self.place(domain, state) else {
             return Ok(Vec::new());
         };
         let until = self.now().steady.before(age);
@@ -125,7 +125,7 @@ impl Store {
         // A few at a time, each with a view of the database of its own: one that is kept long keeps the log long.
         while held.len() < max {
             let oldest = Oldest {
-                domain: place,
+                domain,
                 state,
                 until,
                 after,
@@ -134,7 +134,7 @@ impl Store {
             let leases = &self.shared.leases;
             held.extend(
                 keys.into_iter()
-                    .filter_map(|key| leases.hold(key, SessionId::ADMIN)),
+                    .filter_map(|key| leases.hold(Entry { key, domain }, SessionId::ADMIN)),
             );
             if last.is_none() {
                 break;

@@ -1,82 +1,29 @@
 //! Content on its way into the queue and out of it: small in memory, large in a file, never whole.
 //!
-//! A file is written, synced, and its directory synced, before the commit that names it; it is removed
-//! after the commit that forgets it. So a crash leaves at worst a file that no row names, which the
-//! next start sweeps away. Runtime workers never touch a file: each hop to a blocking thread carries
-//! [`CHUNK_BYTES`], and while one chunk is written the next one fills.
+//! Runtime workers never touch a file: each hop to a blocking thread carries [`BLOCK_BYTES`], and while one block is
+//! written the next one fills. Two of them are in memory for each body.
 
-use std::fs::{DirBuilder, File};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::block::{BLOCK_BYTES, Block};
 use super::error::StoreError;
 use super::id::QueueId;
-use super::space::{Room, Space};
-use super::sqlite::keeper::Chore;
+use super::spool::{Spool, SpoolFile};
 
 /// Content up to this size lives in the database. Measured: docs/decisions/0002-queue-on-sqlite.md.
 pub const INLINE_BYTES: usize = 64 * 1024;
-/// One hop between a session and the disk. Two of them are in memory for each body.
-const CHUNK_BYTES: usize = 256 * 1024;
-
-/// Directories that content files are spread over. The sync of a directory waits for everything that
-/// others did in it meanwhile, so sessions that share one slow each other down.
-const DIRECTORIES: i64 = 64;
-
-/// Where content files are.
-#[derive(Debug)]
-pub(super) struct Spool {
-    path: PathBuf,
-    space: Space,
-    /// Who removes files, so that no session waits for it.
-    chores: SyncSender<Chore>,
-    put_off: Mutex<PutOff>,
-}
-
-/// Files that nobody names any more, and that copies of the queue may still need.
-#[derive(Debug, Default)]
-struct PutOff {
-    copies: usize,
-    removals: Vec<QueueId>,
-}
-
-/// While it lives no content file is removed.
-#[derive(Debug)]
-#[must_use = "files may be removed once it is gone"]
-pub(super) struct KeptFiles {
-    spool: Arc<Spool>,
-}
-
-/// The file with the content of a message in a spool directory.
-pub(super) fn spool_path(spool: &Path, id: QueueId) -> PathBuf {
-    spool
-        .join(format!("{:02x}", id.spread(DIRECTORIES)))
-        .join(id.to_string())
-}
-
-/// The directories that a spool directory consists of.
-pub(super) fn spool_directories(spool: &Path) -> impl Iterator<Item = PathBuf> {
-    (0..DIRECTORIES).map(|number| spool.join(format!("{number:02x}")))
-}
-
-/// Whether there is any content file in a spool directory.
-pub(super) fn has_files(spool: &Path) -> bool {
-    let files = spool_directories(spool).flat_map(std::fs::read_dir);
-    files.flatten().next().is_some()
-}
 
 /// The size and the CRC-32 of a file.
 pub(super) fn digest(path: &Path) -> io::Result<(u64, u32)> {
     let mut file = File::open(path)?;
     let mut checksum = crc32fast::Hasher::new();
-    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut chunk = vec![0; BLOCK_BYTES];
     let mut size = 0;
     loop {
         match file.read(&mut chunk)? {
@@ -89,15 +36,6 @@ pub(super) fn digest(path: &Path) -> io::Result<(u64, u32)> {
     }
 }
 
-/// A content file that is removed again unless [`SpoolFile::keep`] is called.
-#[derive(Debug)]
-pub(super) struct SpoolFile {
-    id: QueueId,
-    file: File,
-    kept: AtomicBool,
-    spool: Arc<Spool>,
-}
-
 /// Takes a message's content. Dropping it discards what was written.
 #[derive(Debug)]
 #[must_use = "content that is not accepted is discarded"]
@@ -105,14 +43,16 @@ pub struct BodyWriter {
     id: QueueId,
     size: u64,
     checksum: crc32fast::Hasher,
-    buffer: Vec<u8>,
+    /// All of it, while it is small.
+    small: Vec<u8>,
+    block: Block,
     file: Option<Arc<SpoolFile>>,
     writing: Option<JoinHandle<io::Result<Written>>>,
     spool: Arc<Spool>,
 }
 
-/// What comes back from a blocking thread: the file, and the buffer for its next use.
-type Written = (Arc<SpoolFile>, Vec<u8>);
+/// What comes back from a blocking thread: the file, and an empty block.
+type Written = (Arc<SpoolFile>, Block);
 
 /// Content that is complete, and durable if it is in a file.
 #[derive(Debug)]
@@ -146,139 +86,14 @@ enum Source {
     Inline(Bytes),
 }
 
-impl Spool {
-    pub(super) fn open(path: PathBuf, chores: SyncSender<Chore>) -> io::Result<Self> {
-        for directory in spool_directories(&path) {
-            let made = DirBuilder::new().mode(0o700).create(directory);
-            made.or_else(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => Ok(()),
-                _ => Err(error),
-            })?;
-        }
-        File::open(&path)?.sync_all()?;
-        Ok(Self {
-            space: Space::of(path.clone()),
-            path,
-            chores,
-            put_off: Mutex::default(),
-        })
-    }
-
-    pub(super) fn directories(&self) -> impl Iterator<Item = PathBuf> {
-        spool_directories(&self.path)
-    }
-
-    pub(super) fn space(&self) -> &Space {
-        &self.space
-    }
-
-    pub(super) fn file(&self, id: QueueId) -> PathBuf {
-        spool_path(&self.path, id)
-    }
-
-    /// Removes a file now or soon.
-    pub(super) fn discard(&self, id: QueueId) {
-        // A full channel or an ended thread must not lose the file: then it is done here.
-        let refused = self.chores.try_send(Chore::Remove(id));
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = refused {
-            self.remove(id);
-        }
-    }
-
-    /// Puts off every removal from here on. A view of the database that is taken later names no file that is gone.
-    pub(super) fn keep_all(self: &Arc<Self>) -> KeptFiles {
-        self.put_off().copies += 1;
-        KeptFiles {
-            spool: Arc::clone(self),
-        }
-    }
-
-    fn put_off(&self) -> MutexGuard<'_, PutOff> {
-        self.put_off.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn remove(&self, id: QueueId) {
-        {
-            let mut put_off = self.put_off();
-            if put_off.copies > 0 {
-                put_off.removals.push(id);
-                return;
-            }
-        }
-        let path = self.file(id);
-        match std::fs::remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::error!(path = %path.display(), %error, "cannot remove a content file");
-            }
-        }
-    }
-
-    fn create(self: &Arc<Self>, id: QueueId) -> io::Result<Arc<SpoolFile>> {
-        let file = File::create_new(self.file(id))?;
-        Ok(Arc::new(SpoolFile {
-            id,
-            file,
-            kept: AtomicBool::new(false),
-            spool: Arc::clone(self),
-        }))
-    }
-}
-
-impl Drop for KeptFiles {
-    fn drop(&mut self) {
-        let removals = {
-            let mut put_off = self.spool.put_off();
-            put_off.copies -= 1;
-            match put_off.copies {
-                0 => std::mem::take(&mut put_off.removals),
-                _ => Vec::new(),
-            }
-        };
-        for id in removals {
-            self.spool.discard(id);
-        }
-    }
-}
-
-impl SpoolFile {
-    fn write(&self, part: &[u8]) -> io::Result<()> {
-        if self.spool.space.room(part.len() as u64, 0) == Room::Full {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        (&self.file).write_all(part)
-    }
-
-    /// The file has a row now; it goes when the row goes.
-    pub(super) fn keep(&self) {
-        self.kept.store(true, Ordering::Relaxed);
-    }
-
-    /// File first, then the directory that names it (R5321-15).
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()?;
-        let file = self.spool.file(self.id);
-        let directory = file.parent().unwrap_or(&self.spool.path);
-        File::open(directory)?.sync_all()
-    }
-}
-
-impl Drop for SpoolFile {
-    fn drop(&mut self) {
-        if !self.kept.load(Ordering::Relaxed) {
-            self.spool.discard(self.id);
-        }
-    }
-}
-
 impl BodyWriter {
     pub(super) fn new(id: QueueId, spool: Arc<Spool>) -> Self {
         Self {
             id,
             size: 0,
             checksum: crc32fast::Hasher::new(),
-            buffer: Vec::new(),
+            small: Vec::new(),
+            block: Block::default(),
             file: None,
             writing: None,
             spool,
@@ -308,7 +123,7 @@ impl BodyWriter {
         self.size == 0
     }
 
-    /// Takes the next piece; waits only when the disk is a whole chunk behind.
+    /// Takes the next piece; waits only when the disk is a whole block behind.
     ///
     /// # Errors
     /// When the disk fails or is full; the body is of no use afterwards.
@@ -316,15 +131,16 @@ impl BodyWriter {
         self.size += part.len() as u64;
         self.checksum.update(part);
         if self.size <= INLINE_BYTES as u64 {
-            self.buffer.extend_from_slice(part);
+            self.small.extend_from_slice(part);
             return Ok(());
         }
+        if !self.small.is_empty() {
+            // Less than a block, so there is no rest.
+            self.block.fill(&std::mem::take(&mut self.small));
+        }
         while !part.is_empty() {
-            let room = CHUNK_BYTES - self.buffer.len();
-            let (now, later) = part.split_at(room.min(part.len()));
-            self.buffer.extend_from_slice(now);
-            part = later;
-            if self.buffer.len() == CHUNK_BYTES {
+            part = self.block.fill(part);
+            if self.block.is_full() {
                 self.flush().await?;
             }
         }
@@ -334,45 +150,45 @@ impl BodyWriter {
     /// Completes the content; what does not fit the database is on disk afterwards.
     pub(super) async fn finish(mut self) -> Result<Body, StoreError> {
         if self.size <= INLINE_BYTES as u64 {
-            return Ok(Body::Inline(std::mem::take(&mut self.buffer)));
+            return Ok(Body::Inline(std::mem::take(&mut self.small)));
         }
         self.written().await?;
-        let buffer = std::mem::take(&mut self.buffer);
+        let block = std::mem::take(&mut self.block);
         let (id, spool, file) = (self.id, Arc::clone(&self.spool), self.file.take());
         let synced = spawn_blocking(move || {
             let file = file.map_or_else(|| spool.create(id), Ok)?;
-            file.write(&buffer)?;
+            file.write(block.octets())?;
             file.sync().map(|()| file)
         });
         let file = blocking(synced.await, "write a content file")?;
         Ok(Body::Spool(file))
     }
 
-    /// Gives the buffer to a blocking thread, once the one before has come back.
+    /// Gives the block to a blocking thread, once the one before has come back.
     async fn flush(&mut self) -> Result<(), StoreError> {
         let next = self.written().await?;
-        let mut buffer = std::mem::replace(&mut self.buffer, next);
+        let mut block = std::mem::replace(&mut self.block, next);
         let (id, spool, file) = (self.id, Arc::clone(&self.spool), self.file.clone());
         self.writing = Some(spawn_blocking(move || {
             let file = file.map_or_else(|| spool.create(id), Ok)?;
-            file.write(&buffer)?;
-            buffer.clear();
-            Ok((file, buffer))
+            file.write(block.octets())?;
+            block.clear();
+            Ok((file, block))
         }));
         Ok(())
     }
 
-    /// Waits for the write under way and gives an empty buffer.
-    async fn written(&mut self) -> Result<Vec<u8>, StoreError> {
+    /// Waits for the write under way and gives an empty block.
+    async fn written(&mut self) -> Result<Block, StoreError> {
         // Taken only when it is done: whoever gives up waiting must find it here again.
         let Some(writing) = self.writing.as_mut() else {
-            return Ok(Vec::new());
+            return Ok(Block::default());
         };
         let done = writing.await;
         self.writing = None;
-        let (file, buffer) = blocking(done, "write a content file")?;
+        let (file, block) = blocking(done, "write a content file")?;
         self.file = Some(file);
-        Ok(buffer)
+        Ok(block)
     }
 }
 
@@ -492,7 +308,7 @@ fn open_whole(path: &Path, stored: Stored) -> io::Result<File> {
         return Ok(file);
     };
     let mut checksum = crc32fast::Hasher::new();
-    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut chunk = vec![0; BLOCK_BYTES];
     loop {
         match file.read(&mut chunk)? {
             0 => break,
@@ -512,7 +328,7 @@ fn read_ahead(
     left: u64,
 ) -> JoinHandle<io::Result<(File, Vec<u8>)>> {
     spawn_blocking(move || {
-        let length = usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+        let length = usize::try_from(left).map_or(BLOCK_BYTES, |left| left.min(BLOCK_BYTES));
         chunk.resize(length, 0);
         (&file).read_exact(&mut chunk)?;
         Ok((file, chunk))

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::id::DeliveryKey;
+use super::news::News;
 
 /// The session that holds a lease; unique in the process, and the same number as in the logs.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Serialize)]
@@ -25,9 +26,17 @@ impl fmt::Display for SessionId {
     }
 }
 
+/// A delivery that was found in the database, with its domain's key there.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Entry {
+    pub(super) key: DeliveryKey,
+    pub(super) domain: i64,
+}
+
 /// All leases of a store.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
+    news: Arc<News>,
     /// One claim at a time: two would race for the same rows and both come back short.
     claim: Mutex<()>,
     table: Mutex<Table>,
@@ -40,10 +49,13 @@ struct Table {
     limbo: HashSet<DeliveryKey>,
 }
 
-/// One lease; dropping it frees the delivery.
+/// One lease; dropping it frees the delivery, which is news to whoever waits for its domain.
 #[derive(Debug)]
 pub(super) struct Held {
     key: DeliveryKey,
+    domain: i64,
+    /// What became of the delivery is told by others.
+    is_settled: bool,
     leases: Arc<Leases>,
 }
 
@@ -54,6 +66,13 @@ pub(super) struct Claim<'a> {
 }
 
 impl Leases {
+    pub(super) fn new(news: Arc<News>) -> Self {
+        Self {
+            news,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn claim(self: &Arc<Self>) -> Claim<'_> {
         let turn = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
         self.table().claiming = true;
@@ -64,8 +83,8 @@ impl Leases {
     }
 
     /// Takes a delivery outside a claim, for a change that looks at the database only afterwards.
-    pub(super) fn hold(self: &Arc<Self>, key: DeliveryKey, session: SessionId) -> Option<Held> {
-        self.insert(&mut self.table(), key, session)
+    pub(super) fn hold(self: &Arc<Self>, entry: Entry, session: SessionId) -> Option<Held> {
+        self.insert(&mut self.table(), entry, session)
     }
 
     pub(super) fn holder(&self, key: DeliveryKey) -> Option<SessionId> {
@@ -86,7 +105,7 @@ impl Leases {
     fn insert(
         self: &Arc<Self>,
         table: &mut Table,
-        key: DeliveryKey,
+        Entry { key, domain }: Entry,
         session: SessionId,
     ) -> Option<Held> {
         if table.held.contains_key(&key) {
@@ -95,6 +114,8 @@ impl Leases {
         table.held.insert(key, session);
         Some(Held {
             key,
+            domain,
+            is_settled: false,
             leases: Arc::clone(self),
         })
     }
@@ -112,12 +133,12 @@ impl Claim<'_> {
         !table.held.contains_key(&key) && !table.limbo.contains(&key)
     }
 
-    pub(super) fn hold(&self, key: DeliveryKey, session: SessionId) -> Option<Held> {
+    pub(super) fn hold(&self, entry: Entry, session: SessionId) -> Option<Held> {
         let mut table = self.leases.table();
-        if table.limbo.contains(&key) {
+        if table.limbo.contains(&entry.key) {
             return None;
         }
-        self.leases.insert(&mut table, key, session)
+        self.leases.insert(&mut table, entry, session)
     }
 }
 
@@ -133,6 +154,11 @@ impl Held {
     pub(super) fn key(&self) -> DeliveryKey {
         self.key
     }
+
+    /// Ends the lease of a delivery that is gone, or whose new state is told to those who wait by whoever stored it.
+    pub(super) fn end(mut self) {
+        self.is_settled = true;
+    }
 }
 
 impl Drop for Held {
@@ -141,6 +167,10 @@ impl Drop for Held {
         table.held.remove(&self.key);
         if table.claiming {
             table.limbo.insert(self.key);
+        }
+        drop(table);
+        if !self.is_settled {
+            self.leases.news.tell([self.domain]);
         }
     }
 }
@@ -157,36 +187,41 @@ mod tests {
         DeliveryKey { message, number }
     }
 
+    fn entry(number: u32) -> Entry {
+        let key = key(number);
+        Entry { key, domain: 1 }
+    }
+
     #[test]
     fn a_delivery_has_one_holder_until_it_is_freed() {
         let leases = Arc::new(Leases::default());
-        let held = leases.hold(key(1), SESSION).unwrap();
-        assert!(leases.hold(key(1), SessionId(2)).is_none());
-        assert!(leases.hold(key(2), SessionId(2)).is_some());
+        let held = leases.hold(entry(1), SESSION).unwrap();
+        assert!(leases.hold(entry(1), SessionId(2)).is_none());
+        assert!(leases.hold(entry(2), SessionId(2)).is_some());
         assert_eq!(leases.holder(key(1)), Some(SESSION));
         drop(held);
-        assert!(leases.hold(key(1), SessionId(2)).is_some());
+        assert!(leases.hold(entry(1), SessionId(2)).is_some());
     }
 
     #[test]
     fn what_is_freed_during_a_claim_waits_for_its_end() {
         let leases = Arc::new(Leases::default());
-        let settled = leases.hold(key(1), SESSION).unwrap();
+        let settled = leases.hold(entry(1), SESSION).unwrap();
         let claim = leases.claim();
         drop(settled);
         assert!(!claim.is_free(key(1)));
-        assert!(claim.hold(key(1), SESSION).is_none());
+        assert!(claim.hold(entry(1), SESSION).is_none());
         drop(claim);
-        assert!(leases.claim().hold(key(1), SESSION).is_some());
+        assert!(leases.claim().hold(entry(1), SESSION).is_some());
     }
 
     #[test]
     fn limbo_binds_only_claims() {
         let leases = Arc::new(Leases::default());
-        let held = leases.hold(key(1), SESSION).unwrap();
+        let held = leases.hold(entry(1), SESSION).unwrap();
         let claim = leases.claim();
         drop(held);
-        assert!(leases.hold(key(1), SessionId::ADMIN).is_some());
+        assert!(leases.hold(entry(1), SessionId::ADMIN).is_some());
         drop(claim);
         assert_eq!(leases.count(), 0);
     }

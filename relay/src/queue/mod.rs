@@ -9,15 +9,18 @@
 mod admin;
 mod ageing;
 pub mod backup;
+mod block;
 mod body;
 mod envelope;
 mod error;
 mod id;
 mod lease;
+mod news;
 mod query;
 pub mod retry;
 pub mod salvage;
 mod space;
+mod spool;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -27,16 +30,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use atrn_shared::directory;
 use atrn_shared::smtp::address::Domain;
+use atrn_shared::steady::Moment;
 use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::task::spawn_blocking;
 
-use self::body::{Body, Spool};
+use self::body::Body;
 use self::envelope::Place;
 use self::lease::Held;
+use self::spool::Spool;
 use self::sqlite::keeper::{self, Chore};
 use self::sqlite::writer::{Accept, Now, Settle, Verdict, Writer};
 use self::sqlite::{Shared, reader};
@@ -48,6 +54,7 @@ pub use self::envelope::{
 pub use self::error::{OpenError, StoreError};
 pub use self::id::{DeliveryId, IdError, QueueId, Reference};
 pub use self::lease::SessionId;
+pub use self::news::Watch;
 pub use self::query::{
     AGE_MINUTES, Changed, DomainTotal, Filter, Found, Item, Message, MessageDelivery,
     PAGE_DELIVERIES, RecipientDetail, Seized, Selection, StatsBy, StatsRow,
@@ -208,7 +215,9 @@ impl Store {
                 let claim = shared.leases.claim();
                 let now = shared.clock.now();
                 let keys = reader::candidates(connection, &claim, &places, max, now)?;
-                let held = keys.into_iter().filter_map(|key| claim.hold(key, session));
+                let held = keys
+                    .into_iter()
+                    .filter_map(|entry| claim.hold(entry, session));
                 held.collect::<Vec<Held>>()
             };
             let mut octets_left = CLAIM_OCTETS_MAX;
@@ -233,6 +242,35 @@ impl Store {
             reader::candidates(connection, &claim, &places, 1, shared.clock.now())
         });
         Ok(!found.await?.is_empty())
+    }
+
+    /// Watches these domains from now on, for a session that finds nothing to claim. They may be domains that never had
+    /// mail. The loop: make it, then claim until nothing comes, then wait for [`Watch::news`] or the time that
+    /// [`Store::next_due`] says, then claim again.
+    #[must_use]
+    pub fn watch(&self, domains: &[Domain]) -> Watch {
+        self.shared.news.watch(domains)
+    }
+
+    /// How long until a deferred delivery of these domains may be tried again, which is no news to anybody. `None` when
+    /// there is none that nobody holds.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn next_due(&self, domains: &[Domain]) -> Result<Option<Duration>, StoreError> {
+        let places = self.claimable(domains).into_iter();
+        let places = places.filter(|(_, state)| *state == State::Deferred);
+        let domains: Vec<i64> = places.map(|(domain, _)| domain).collect();
+        if domains.is_empty() {
+            return Ok(None);
+        }
+        let due = self
+            .shared
+            .read(move |shared, connection| reader::next_due(connection, &shared.leases, &domains));
+        let due = due.await?;
+        let now = self.shared.clock.now();
+        let wait = |due: Moment| u64::try_from(due.millis() - now.millis()).unwrap_or(0);
+        Ok(due.map(|due| Duration::from_millis(wait(due))))
     }
 
     /// Records the end of a lease: an outcome for each recipient, in order. The settlement is handed
@@ -360,6 +398,7 @@ fn lease(
 ) -> Result<Option<Lease>, StoreError> {
     let key = held.key();
     let Some(row) = reader::delivery(connection, key)? else {
+        held.end();
         return Ok(None);
     };
     let delivery = match row.delivery(shared) {
@@ -421,7 +460,7 @@ fn refuse_emptied(database: &Path, spool: &Path) -> Result<(), OpenError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => "missing",
         Err(error) => return Err(OpenError::io(database, error)),
     };
-    if !body::has_files(spool) {
+    if !spool::has_files(spool) {
         return Ok(());
     }
     let path = database.to_owned();

@@ -9,8 +9,8 @@ use std::time::Duration;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
-use super::super::body::spool_path;
 use super::super::id::QueueId;
+use super::super::spool::spool_path;
 use super::super::sqlite::{self, Shared};
 use super::manifest::{DATABASE, Manifest, ManifestKind, SPOOL, finish, prepare, sync};
 use super::{BackupError, Phase, Progress};

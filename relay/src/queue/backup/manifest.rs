@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::super::body::spool_directories;
+use super::super::spool::spool_directories;
 use super::BackupError;
 
 /// Of this form; another one is refused.

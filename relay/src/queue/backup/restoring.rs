@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, Row};
 use serde::Serialize;
 
-use super::super::body::{digest, spool_directories, spool_path};
+use super::super::body::digest;
 use super::super::id::QueueId;
+use super::super::spool::{spool_directories, spool_path};
 use super::super::sqlite::{SPOOLED, renew};
 use super::super::{lock, make_directories};
 use super::copying::{check, copy_synced, open_still, put, say, spooled};

@@ -9,9 +9,10 @@ use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::super::body::{digest, spool_path};
+use super::super::body::digest;
 use super::super::envelope::State;
 use super::super::id::QueueId;
+use super::super::spool::spool_path;
 use super::super::sqlite::{SPOOLED, StoredRecipient};
 
 const MESSAGE: &str =

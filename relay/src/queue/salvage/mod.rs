@@ -19,8 +19,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::backup::{BackupError, Manifest, Progress};
-use super::body::spool_directories;
 use super::id::QueueId;
+use super::spool::spool_directories;
 
 use self::message::{Read, Reader};
 use self::source::Source;

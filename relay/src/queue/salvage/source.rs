@@ -9,8 +9,8 @@ use atrn_shared::smtp::address::Domain;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::super::backup::{BackupError, prepare};
-use super::super::body::has_files;
 use super::super::error::OpenError;
+use super::super::spool::has_files;
 use super::super::sqlite;
 
 const PAGE_BYTES: usize = 4096;

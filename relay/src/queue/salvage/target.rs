@@ -9,8 +9,8 @@ use rusqlite::{Connection, params};
 use super::super::backup::{
     BackupError, Manifest, ManifestKind, Phase, Progress, check, finish, put,
 };
-use super::super::body::spool_path;
 use super::super::id::QueueId;
+use super::super::spool::spool_path;
 use super::super::sqlite;
 use super::message::{Delivery, Message};
 use super::source::Settings;

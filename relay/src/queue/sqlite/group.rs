@@ -188,6 +188,7 @@ impl Group {
         for request in batch {
             request.committed(&mut changed);
         }
+        self.shared.news.tell(effects.news.iter().copied());
     }
 
     fn note(&mut self, effects: &Effects) {

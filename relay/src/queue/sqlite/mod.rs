@@ -24,11 +24,12 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use super::body::Spool;
 use super::envelope::{Envelope, Recipient, State};
 use super::error::{OpenError, StoreError};
 use super::id::{DeliveryId, DeliveryKey, IdSource, Instances, QueueId};
 use super::lease::Leases;
+use super::news::News;
+use super::spool::Spool;
 
 pub(super) use self::row::{SPOOLED, StoredRecipient};
 
@@ -57,10 +58,11 @@ pub(super) struct Shared {
     pub(super) ids: IdSource,
     instances: Instances,
     pub(super) leases: Arc<Leases>,
+    pub(super) news: Arc<News>,
     /// All waits that are stored are on it.
     pub(super) clock: SteadyClock,
     spool: Arc<Spool>,
-    catalog: Mutex<Catalog>,
+    catalog: Arc<Mutex<Catalog>>,
     readers: Mutex<Vec<Connection>>,
     permits: Semaphore,
     /// How often the writer has opened the database again: who holds a view of it for long must then let it go.
@@ -91,7 +93,8 @@ impl Shared {
         let sqlite = |error| OpenError::sqlite(&database, error);
         let instances = row::instances(connection).map_err(sqlite)?;
         let mark = QueueId(row::setting(connection, "mark").map_err(sqlite)?);
-        let catalog = Catalog::load(connection, &database)?;
+        let catalog = Arc::new(Mutex::new(Catalog::load(connection, &database)?));
+        let news = Arc::new(News::new(Arc::clone(&catalog)));
         let wall = Timestamp::now();
         let clock = match row::clock_mark(connection).map_err(sqlite)? {
             Some(mark) => SteadyClock::resume(mark, wall),
@@ -100,10 +103,11 @@ impl Shared {
         Ok(Self {
             ids: IdSource::after(mark),
             instances,
-            leases: Arc::default(),
+            leases: Arc::new(Leases::new(Arc::clone(&news))),
+            news,
             clock,
             spool: Arc::new(spool),
-            catalog: Mutex::new(catalog),
+            catalog,
             readers: Mutex::default(),
             permits: Semaphore::new(READERS_MAX),
             reopened: AtomicU64::new(0),

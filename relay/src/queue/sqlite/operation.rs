@@ -1,6 +1,6 @@
 //! What the writer is asked to do, as values, and what follows from it once it is durable.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use atrn_shared::smtp::address::Domain;
 use atrn_shared::steady::Moment;
@@ -80,6 +80,8 @@ pub(in super::super) struct Change {
 pub(super) struct Effects {
     pub(super) domains: HashMap<Domain, i64>,
     pub(super) totals: HashMap<(i64, State), Amount>,
+    /// Domains of which something is there to be claimed, now or when its time comes, that was not there before.
+    pub(super) news: HashSet<i64>,
     /// Messages that are gone and had a spool file.
     pub(super) files: Vec<QueueId>,
     /// Deliveries that each change touched, in order.
@@ -181,6 +183,13 @@ impl Effects {
             let total = catalog.totals.entry(*place).or_default();
             total.deliveries += delta.deliveries;
             total.octets += delta.octets;
+        }
+    }
+
+    /// Something of the domain is in `state`, and nobody holds it.
+    pub(super) fn tell(&mut self, domain: i64, state: State) {
+        if matches!(state, State::Queued | State::Deferred) {
+            self.news.insert(domain);
         }
     }
 

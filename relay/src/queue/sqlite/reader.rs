@@ -12,7 +12,7 @@ use super::super::body::Stored;
 use super::super::envelope::State;
 use super::super::error::StoreError;
 use super::super::id::{DeliveryKey, QueueId, Reference};
-use super::super::lease::Claim;
+use super::super::lease::{Claim, Entry, Leases};
 use super::super::query::{Filter, Found, Item, Message, MessageDelivery, RecipientDetail};
 pub(in super::super) use super::row::DeliveryRow;
 use super::row::{COLUMNS, EIGHT_BIT, NEEDS_SMTPUTF8, key, moment};
@@ -49,13 +49,13 @@ pub(in super::super) fn candidates(
     domains: &[(i64, State)],
     max: usize,
     now: Moment,
-) -> Result<Vec<DeliveryKey>, StoreError> {
+) -> Result<Vec<Entry>, StoreError> {
     let fresh = "SELECT message, number, 0 FROM delivery WHERE domain = ?1 AND state = 0
          AND ?2 IS NOT NULL ORDER BY message, number";
     let due = "SELECT message, number, next_attempt FROM delivery WHERE domain = ?1 AND state = 1
          AND next_attempt <= ?2 ORDER BY next_attempt";
-    let collect = |wanted: State, query: &str| -> rusqlite::Result<Vec<DeliveryKey>> {
-        let mut found: Vec<(i64, DeliveryKey)> = Vec::new();
+    let collect = |wanted: State, query: &str| -> rusqlite::Result<Vec<Entry>> {
+        let mut found: Vec<(i64, Entry)> = Vec::new();
         for (domain, _) in domains.iter().filter(|(_, state)| *state == wanted) {
             let mut statement = connection.prepare_cached(query)?;
             let mut rows = statement.query(params![domain, now.millis()])?;
@@ -65,13 +65,14 @@ pub(in super::super) fn candidates(
             {
                 let key = key(row)?;
                 if claim.is_free(key) {
-                    found.push((row.get(2)?, key));
+                    let domain = *domain;
+                    found.push((row.get(2)?, Entry { key, domain }));
                     left -= 1;
                 }
             }
         }
         found.sort_unstable();
-        Ok(found.into_iter().map(|(_, key)| key).collect())
+        Ok(found.into_iter().map(|(_, entry)| entry).collect())
     };
     let mut fresh = collect(State::Queued, fresh).map_err(failed)?;
     let mut due = collect(State::Deferred, due).map_err(failed)?;
@@ -79,6 +80,29 @@ pub(in super::super) fn candidates(
     fresh.truncate(max - due.len());
     due.append(&mut fresh);
     Ok(due)
+}
+
+/// When the first of the deferred deliveries that nobody holds may be tried again.
+pub(in super::super) fn next_due(
+    connection: &Connection,
+    leases: &Leases,
+    domains: &[i64],
+) -> Result<Option<Moment>, StoreError> {
+    let query = "SELECT message, number, next_attempt FROM delivery WHERE domain = ?1
+         AND state = 1 ORDER BY next_attempt";
+    let first = |domain: &i64| -> rusqlite::Result<Option<i64>> {
+        let mut statement = connection.prepare_cached(query)?;
+        let mut rows = statement.query([domain])?;
+        while let Some(row) = rows.next()? {
+            if leases.holder(key(row)?).is_none() {
+                return row.get(2).map(Some);
+            }
+        }
+        Ok(None)
+    };
+    let found = domains.iter().map(first);
+    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(failed)?;
+    Ok(found.into_iter().flatten().min().map(Moment::from_millis))
 }
 
 /// Which of the oldest deliveries of a domain to look at.
@@ -152,18 +176,22 @@ pub(in super::super) fn delivery(
 pub(in super::super) fn keys_of(
     connection: &Connection,
     reference: Reference,
-) -> Result<Vec<DeliveryKey>, StoreError> {
+) -> Result<Vec<Entry>, StoreError> {
     let (message, number) = match reference {
         Reference::Delivery { message, number } => (message, Some(number)),
         Reference::Message(message) => (message, None),
     };
-    let query = "SELECT message, number FROM delivery WHERE message = ?1
+    let query = "SELECT message, number, domain FROM delivery WHERE message = ?1
          AND number = coalesce(?2, number)";
-    let keys = connection.prepare_cached(query).and_then(|mut statement| {
-        let keys = statement.query_map(params![message.0, number], key)?;
-        keys.collect()
+    let entry = |row: &rusqlite::Row<'_>| {
+        let (key, domain) = (key(row)?, row.get(2)?);
+        Ok(Entry { key, domain })
+    };
+    let entries = connection.prepare_cached(query).and_then(|mut statement| {
+        let entries = statement.query_map(params![message.0, number], entry)?;
+        entries.collect()
     });
-    keys.map_err(failed)
+    entries.map_err(failed)
 }
 
 /// Deliveries behind `after` that match, oldest first.
@@ -244,8 +272,8 @@ pub(in super::super) fn show(
     let Some(mut shown) = head.optional().map_err(failed)? else {
         return Ok(None);
     };
-    for key in keys_of(connection, Reference::Message(message))? {
-        if let Some(row) = delivery(connection, key)? {
+    for entry in keys_of(connection, Reference::Message(message))? {
+        if let Some(row) = delivery(connection, entry.key)? {
             shown.deliveries.push(details(shared, &row)?);
         }
     }

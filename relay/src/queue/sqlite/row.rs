@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::super::envelope::{Delivery, DeliveryRecipient, Recipient, State};
 use super::super::error::StoreError;
 use super::super::id::{DeliveryKey, Instances, QueueId};
+use super::super::lease::Entry;
 use super::{Amount, Shared};
 
 pub(super) const EIGHT_BIT: i64 = 1;
@@ -81,8 +82,9 @@ impl DeliveryRow {
         })
     }
 
-    pub(in super::super) fn key(&self) -> DeliveryKey {
-        self.key
+    pub(in super::super) fn entry(&self) -> Entry {
+        let (key, domain) = (self.key, self.domain);
+        Entry { key, domain }
     }
 
     pub(in super::super) fn is_spooled(&self) -> bool {

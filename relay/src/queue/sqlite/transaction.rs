@@ -197,10 +197,15 @@ impl<'a> Transaction<'a> {
                 continue;
             };
             if !change.is_about(state, Moment::from_millis(since)) {
+                self.effects.tell(domain, state);
                 continue;
             }
             match change.action.target(state) {
-                None => continue,
+                // While it was held for this, a claim may have missed it.
+                None => {
+                    self.effects.tell(domain, state);
+                    continue;
+                }
                 Some(Target::Gone) => {
                     self.remove(key, size.cast_unsigned())?;
                 }
@@ -213,6 +218,7 @@ impl<'a> Transaction<'a> {
                     update?.execute(params![key.message.0, key.number, to.code(), since])?;
                     self.effects.count(domain, state, -1, size.cast_unsigned());
                     self.effects.count(domain, to, 1, size.cast_unsigned());
+                    self.effects.tell(domain, to);
                 }
             }
             changed += 1;
@@ -246,6 +252,7 @@ impl<'a> Transaction<'a> {
             delivery.since.millis(),
         ])?;
         self.effects.count(delivery.domain, delivery.state, 1, size);
+        self.effects.tell(delivery.domain, delivery.state);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::super::body::Body;
 use super::super::error::StoreError;
+use super::super::lease::Held;
 use super::Shared;
 use super::group::Group;
 pub(in super::super) use super::operation::{Accept, Change, Now, Settle, Verdict};
@@ -152,11 +153,11 @@ impl Request {
                 let _ = answer.send(Ok(()));
             }
             Self::Change(change, answer) => {
-                drop(change);
+                change.held.into_iter().for_each(Held::end);
                 let _ = answer.send(Ok(changed.next().unwrap_or_default()));
             }
             Self::Settle(settle, answer) => {
-                drop(settle);
+                settle.held.end();
                 let _ = answer.send(Ok(()));
             }
             Self::Checkpoint | Self::Clock(_) | Self::Stop | Self::Tick => {}

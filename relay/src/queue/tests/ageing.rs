@@ -180,8 +180,12 @@ async fn what_an_admin_decides_goes_before_what_the_clock_has_found() {
     world.change(Action::Hold, &held.to_string()).await;
     let hold = || {
         let leases = &world.store.shared.leases;
-        let keys = found.iter().map(|item| item.delivery_id.key);
-        keys.filter_map(|key| leases.hold(key, SessionId::ADMIN))
+        let entries = found.iter().map(|item| {
+            let key = item.delivery_id.key;
+            lease::Entry { key, domain: 1 }
+        });
+        entries
+            .filter_map(|entry| leases.hold(entry, SessionId::ADMIN))
             .collect::<Vec<Held>>()
     };
     let overdue = world.store.still_overdue(hold(), DAY).await.unwrap();

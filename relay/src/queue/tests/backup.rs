@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 
 use super::super::backup::{BackupError, Manifest, Phase, Progress, restore};
-use super::super::body::spool_path;
 use super::super::salvage::salvage;
+use super::super::spool::spool_path;
 use super::*;
 
 const LARGE: usize = 200_000;

@@ -6,8 +6,8 @@ use std::fs;
 use rusqlite::OptionalExtension;
 
 use super::super::backup::restore;
-use super::super::body::spool_path;
 use super::super::salvage::{Salvaged, salvage};
+use super::super::spool::spool_path;
 use super::*;
 
 const PAGE: usize = 4096;

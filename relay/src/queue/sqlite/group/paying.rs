@@ -72,6 +72,8 @@ impl Group {
         match paid {
             Ok(effects) => {
                 self.note(&effects);
+                step.into_iter().for_each(|settle| settle.held.end());
+                self.shared.news.tell(effects.news);
                 Ok(Vec::new())
             }
             Err(Failure::Operation(error)) if step.len() == 1 => {
