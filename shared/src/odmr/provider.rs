@@ -332,7 +332,11 @@ impl Provider {
             return None;
         }
         let Some(atrn) = self.understood(argument) else {
-            self.refuse(&reply::bad_atrn());
+            let refusal = match self.config.wait {
+                Some(_) => reply::bad_waiting_atrn(),
+                None => reply::bad_atrn(),
+            };
+            self.refuse(&refusal);
             return None;
         };
         self.state = match atrn.wait {

@@ -48,6 +48,64 @@ fn atrn_takes_a_list_of_domains_or_none() {
 
 // covers: R2645-7
 #[test]
+fn a_wait_stands_behind_the_domains() {
+    let table: [(&str, &[&str], u64); 6] = [
+        ("XWAIT=240", &[], 240),
+        ("xWait=1", &[], 1),
+        ("XWAIT=86400", &[], 86_400),
+        ("example.org XWAIT=60", &["example.org"], 60),
+        ("Example.org,a.b xwait=60", &["example.org", "a.b"], 60),
+        ("xwait.example XWAIT=9", &["xwait.example"], 9),
+    ];
+    for (argument, expected, seconds) in table {
+        let expected = Atrn {
+            domains: domains(expected),
+            wait: Some(Duration::from_secs(seconds)),
+        };
+        assert_eq!(Atrn::parse(argument), Ok(expected), "{argument:?}");
+    }
+}
+
+// covers: R2645-7
+#[test]
+fn a_wait_is_a_number_of_seconds_up_to_a_day_and_stands_once() {
+    for argument in [
+        "XWAIT",
+        "XWAIT=",
+        "XWAIT=0",
+        "XWAIT=060",
+        "XWAIT=-1",
+        "XWAIT=+1",
+        "XWAIT=1.5",
+        "XWAIT=4m",
+        "XWAIT=86401",
+        "XWAIT=99999",
+        "XWAIT=100000",
+        "XWAIT=18446744073709551616",
+        "XWAIT =60",
+        "XWAIT= 60",
+        "XWAIT=60 ",
+        " XWAIT=60",
+        "XWAIT=60,a.b",
+        "XWAIT=60 a.b",
+        "XWAIT=60 XWAIT=60",
+        "a.b,XWAIT=60",
+        "a.b  XWAIT=60",
+        "a.b\tXWAIT=60",
+        "a.b, XWAIT=60",
+        "a.b XWAIT=60 XWAIT=60",
+        "a.b XWAIT=60 X=1",
+        "a.b WAIT=60",
+        "a.b XWAIT",
+        "a.b c.d XWAIT=60",
+        "XWAIT=\u{661}",
+    ] {
+        assert_eq!(Atrn::parse(argument), Err(AtrnSyntax), "{argument:?}");
+    }
+}
+
+// covers: R2645-7
+#[test]
 fn nothing_else_is_an_argument_of_atrn() {
     let label = "a".repeat(64);
     let name = format!("{}a.b", "a.".repeat(127));
@@ -90,18 +148,44 @@ fn nothing_else_is_an_argument_of_atrn() {
 proptest! {
     // covers: R2645-7
     #[test]
-    fn what_is_printed_is_parsed(names in prop::collection::hash_set("[a-z0-9]{1,9}\\.[a-z]{2,5}", 0..9)) {
-        let atrn = Atrn { domains: names.iter().map(|name| Domain::parse(name).unwrap()).collect(), wait: None };
+    fn what_is_printed_is_parsed(
+        names in prop::collection::hash_set("[a-z0-9]{1,9}\\.[a-z]{2,5}", 0..9),
+        wait in prop::option::of(1..=WAIT_MAX.as_secs()),
+    ) {
+        let wait = wait.map(Duration::from_secs);
+        let atrn = Atrn { domains: names.iter().map(|name| Domain::parse(name).unwrap()).collect(), wait };
         let line = atrn.to_string();
         prop_assert_eq!(Atrn::parse(line.strip_prefix("ATRN").unwrap().trim_start()), Ok(atrn));
     }
 
     #[test]
     fn no_argument_panics(argument in any::<String>()) {
-        if let Ok(atrn) = Atrn::parse(&argument) {
-            prop_assert!(atrn.domains.iter().all(|domain| domain.labels() >= 2));
-        }
+        is_sound(&argument)?;
     }
+
+    /// The same with what an argument is made of: few of all strings come near one.
+    #[test]
+    fn no_argument_that_is_nearly_right_is_taken_for_another(
+        argument in "(a\\.b|,| |XWAIT=|xwait=|[0-9]{1,6}|=|\\.|-|\u{661}){0,9}"
+    ) {
+        is_sound(&argument)?;
+    }
+}
+
+/// What is taken has an argument's form, and means what it prints.
+fn is_sound(argument: &str) -> Result<(), TestCaseError> {
+    if let Ok(atrn) = Atrn::parse(argument) {
+        prop_assert!(atrn.domains.iter().all(|domain| domain.labels() >= 2));
+        prop_assert!(
+            atrn.wait
+                .is_none_or(|wait| !wait.is_zero() && wait <= WAIT_MAX)
+        );
+        let line = atrn.to_string();
+        let printed = line.strip_prefix("ATRN").unwrap().trim_start();
+        prop_assert_eq!(Atrn::parse(printed), Ok(atrn));
+        prop_assert!(printed.len() <= argument.len());
+    }
+    Ok(())
 }
 
 /// What the two sides are, and what the provider's accounts say.
@@ -111,6 +195,8 @@ struct Pair {
     customer: customer::Config,
     binding: Option<ChannelBinding>,
     verdict: Verdict,
+    /// How often the customer asks again after a wait that brought nothing.
+    again: usize,
     /// Octets that arrive at once.
     piece: usize,
 }
@@ -153,6 +239,7 @@ impl Pair {
             },
             binding: Some(ChannelBinding::TlsExporter(b"keying material".to_vec())),
             verdict: Verdict::Turn,
+            again: 0,
             piece: usize::MAX,
         }
     }
@@ -190,6 +277,12 @@ impl Pair {
         self
     }
 
+    fn with_wait(mut self, ours: Option<u64>, theirs: Option<u64>) -> Self {
+        self.customer.wait = ours.map(Duration::from_secs);
+        self.provider.wait = theirs.map(Duration::from_secs);
+        self
+    }
+
     fn with_certificate(mut self) -> Self {
         self.customer.credentials.credentials.certificate = true;
         self
@@ -221,6 +314,7 @@ impl Pair {
         let mut transcript = String::new();
         let (mut handshake, mut turned, mut closed) = (false, false, false);
         let accounts = Accounts::corp();
+        let mut again = self.again;
         loop {
             match provider.next(&mut inward.input) {
                 provider::Event::NeedInput => {}
@@ -234,7 +328,18 @@ impl Pair {
                 }
                 provider::Event::Atrn(atrn) => {
                     assert_eq!(atrn.domains, self.customer.domains);
-                    provider.answer(self.verdict);
+                    let (ours, theirs) = (self.customer.wait, self.provider.wait);
+                    assert_eq!(
+                        atrn.wait,
+                        ours.zip(theirs).map(|(ours, theirs)| ours.min(theirs))
+                    );
+                    // The first comes up empty where the customer asks again.
+                    let comes_later = again > 0 && atrn.wait.is_some();
+                    provider.answer(if comes_later {
+                        Verdict::NoMail
+                    } else {
+                        self.verdict
+                    });
                     continue;
                 }
                 provider::Event::Turned => turned = true,
@@ -259,6 +364,10 @@ impl Pair {
                 customer::Event::Prove(challenge) => {
                     customer.responded(challenge.respond());
                     // The response goes out below.
+                }
+                customer::Event::NoMailYet if again > 0 => {
+                    again -= 1;
+                    customer.ask_again();
                 }
                 customer::Event::NoMailYet => customer.quit(),
                 customer::Event::Ended(outcome) => {
@@ -390,6 +499,60 @@ P: 221 2.0.0 relay.example closing
     let run = run(&pair);
     assert_eq!(run.transcript, expected);
     assert_eq!((run.outcome, run.turned), (Outcome::NoMail, false));
+}
+
+// covers: R2645-7, R2645-11, R2645-16
+#[test]
+fn a_customer_that_waits_asks_again_on_the_same_connection() {
+    let pair = Pair::new()
+        .with_mechanisms(&[Mechanism::External])
+        .with_certificate()
+        .with_wait(Some(600), Some(240));
+    let expected = "\
+P: 220 relay.example ODMR ready
+C: EHLO puller.example
+P: 250-relay.example
+P: 250-AUTH EXTERNAL
+P: 250-ATRN
+P: 250-XWAIT 240
+P: 250 ENHANCEDSTATUSCODES
+C: AUTH EXTERNAL =
+P: 235 2.7.0 Authentication successful
+C: ATRN corp.example,corp.test XWAIT=240
+P: 453 4.7.0 You have no mail
+C: ATRN corp.example,corp.test XWAIT=240
+P: 453 4.7.0 You have no mail
+C: ATRN corp.example,corp.test XWAIT=240
+P: 250 2.0.0 OK now reversing the connection
+";
+    let run = run(&Pair { again: 2, ..pair });
+    assert_eq!(run.transcript, expected);
+    assert_eq!((run.outcome, run.turned), (Outcome::Turned, true));
+}
+
+// covers: R2645-7, R2645-11
+#[test]
+fn a_wait_is_asked_for_where_both_want_it() {
+    for (ours, theirs, asked) in [
+        (Some(60), Some(240), Some("XWAIT=60")),
+        (Some(240), Some(60), Some("XWAIT=60")),
+        (Some(240), None, None),
+        (None, Some(240), None),
+    ] {
+        let pair = Pair {
+            verdict: Verdict::NoMail,
+            ..Pair::new()
+        };
+        let run = run(&pair.with_wait(ours, theirs));
+        let atrn = run.transcript.lines().find(|line| line.contains(": ATRN"));
+        let expected = format!(
+            "C: ATRN corp.example,corp.test{}{}",
+            if asked.is_some() { " " } else { "" },
+            asked.unwrap_or_default()
+        );
+        assert_eq!(atrn, Some(expected.as_str()), "{ours:?} {theirs:?}");
+        assert_eq!(run.outcome, Outcome::NoMail);
+    }
 }
 
 // covers: R2645-5, R2195-1

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::odmr::ATRN_TIMEOUT_MIN;
+use crate::odmr::{ATRN_TIMEOUT_MIN, atrn_timeout};
 use crate::sasl::{ChannelBinding, ClientCredentials, NONCE_OCTETS};
 use crate::smtp::reply::ReplyError;
 
@@ -51,11 +51,17 @@ struct Played {
 
 /// Plays a script: each part arrives when the customer wants to read.
 fn play_with(config: Config, context: ClientContext, script: &[&str]) -> Played {
+    play_again(config, context, script, 0)
+}
+
+/// The same with a customer that asks again so often.
+fn play_again(config: Config, context: ClientContext, script: &[&str], again: usize) -> Played {
     let mut customer = Customer::new(Arc::new(config), context);
     let mut input = Input::new();
     let mut script = script.iter();
     let mut sent = Vec::new();
     let mut outcome = None;
+    let mut again = again;
     loop {
         let event = customer.next(&mut input);
         let output = String::from_utf8(mem::take(&mut customer.output)).unwrap();
@@ -67,6 +73,10 @@ fn play_with(config: Config, context: ClientContext, script: &[&str]) -> Played 
             },
             Event::StartTls => customer.tls_started(self::context(true)),
             Event::Prove(challenge) => customer.responded(challenge.respond()),
+            Event::NoMailYet if again > 0 => {
+                again -= 1;
+                customer.ask_again();
+            }
             Event::NoMailYet => customer.quit(),
             Event::Ended(end) => {
                 outcome = Some(end);
@@ -113,6 +123,109 @@ fn the_reply_to_atrn_is_waited_for_and_may_have_lines() {
             played.sent.last().unwrap(),
             "ATRN corp.example,corp.test",
             "nothing behind it, and no QUIT"
+        );
+    }
+}
+
+const WAITING_OFFER: &str = "250-relay.example\r\n250-AUTH PLAIN\r\n250-XWAIT 240\r\n250 ATRN\r\n";
+const NO_MAIL: &str = "453 4.7.0 You have no mail\r\n";
+
+/// A customer that wants to wait up to ten minutes.
+fn play_waiting(script: &[&str], again: usize) -> Played {
+    let config = Config {
+        wait: Some(Duration::from_secs(600)),
+        ..config(TlsMode::Implicit)
+    };
+    play_again(config, context(true), script, again)
+}
+
+// covers: R2645-16
+#[test]
+fn no_mail_after_a_wait_is_a_question_and_not_an_end() {
+    let table: [(&[&str], usize, Option<Outcome>, &[&str]); 6] = [
+        (&[NO_MAIL, BYE], 0, Some(Outcome::NoMail), &["QUIT"]),
+        (&[NO_MAIL], 1, None, &["ATRN"]),
+        (
+            &[NO_MAIL, NO_MAIL, "250 go\r\n"],
+            2,
+            Some(Outcome::Turned),
+            &["ATRN", "ATRN"],
+        ),
+        (
+            &[NO_MAIL, NO_MAIL, BYE],
+            1,
+            Some(Outcome::NoMail),
+            &["ATRN", "QUIT"],
+        ),
+        (
+            &[NO_MAIL, "421 closing\r\n", BYE],
+            1,
+            Some(Outcome::Later(reply("421 closing"))),
+            &["ATRN", "QUIT"],
+        ),
+        (
+            &[NO_MAIL, "450 4.7.1 no\r\n", BYE],
+            1,
+            Some(Outcome::Refused(reply("450 4.7.1 no"))),
+            &["ATRN", "QUIT"],
+        ),
+    ];
+    for (replies, again, outcome, sent) in table {
+        let script = [&[GREETING, WAITING_OFFER, PROVEN], replies].concat();
+        let played = play_waiting(&script, again);
+        assert_eq!(played.outcome, outcome, "{replies:?}");
+        // Capped by what the provider offers.
+        let atrn = "ATRN corp.example,corp.test XWAIT=240";
+        let expected = [&["ATRN"], sent].concat();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|line| if *line == "ATRN" { atrn } else { line })
+            .collect();
+        assert_eq!(played.sent[2..], expected, "{replies:?}");
+    }
+}
+
+// covers: R2645-16
+#[test]
+fn a_provider_without_xwait_is_asked_plainly() {
+    let played = play_waiting(&[GREETING, OFFER, PROVEN, NO_MAIL, BYE], 1);
+    assert_eq!(played.outcome, Some(Outcome::NoMail));
+    assert_eq!(played.sent[2..], ["ATRN corp.example,corp.test", "QUIT"]);
+}
+
+#[test]
+fn a_connection_that_is_lost_between_two_waits_is_no_fault() {
+    let config = Config {
+        wait: Some(Duration::from_secs(60)),
+        ..config(TlsMode::Implicit)
+    };
+    let mut customer = Customer::new(Arc::new(config), context(true));
+    let mut input = Input::new();
+    for part in [GREETING, WAITING_OFFER, PROVEN, NO_MAIL] {
+        assert!(matches!(customer.next(&mut input), Event::NeedInput));
+        input.push(part.as_bytes());
+    }
+    assert!(matches!(customer.next(&mut input), Event::NoMailYet));
+    assert_eq!(customer.wait(), Some(Duration::from_secs(60)));
+    // It is asked until it is answered.
+    assert!(matches!(customer.next(&mut input), Event::NoMailYet));
+    assert_eq!(customer.lost(), Outcome::NoMail);
+}
+
+// covers: R2645-15
+#[test]
+fn a_reply_that_may_wait_is_waited_for_longer() {
+    let seconds = Duration::from_secs;
+    for (wait, expected) in [
+        (None, 600),
+        (Some(1), 600),
+        (Some(240), 600),
+        (Some(3600), 3660),
+    ] {
+        assert_eq!(
+            atrn_timeout(wait.map(seconds)),
+            seconds(expected),
+            "{wait:?}"
         );
     }
 }

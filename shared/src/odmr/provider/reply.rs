@@ -26,6 +26,12 @@ pub(super) fn bad_atrn() -> Reply {
     Reply::new(501, "5.5.4", "Syntax: ATRN [domain[,domain]...]")
 }
 
+/// The same where XWAIT is offered.
+pub(super) fn bad_waiting_atrn() -> Reply {
+    let syntax = "Syntax: ATRN [domain[,domain]...] [XWAIT=seconds]";
+    Reply::new(501, "5.5.4", syntax)
+}
+
 pub(super) fn authentication_required() -> Reply {
     Reply::new(530, "5.7.0", "Authentication required")
 }

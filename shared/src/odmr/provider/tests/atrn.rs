@@ -102,7 +102,9 @@ fn atrn_asks_for_the_domains_that_it_names() {
         "ATRN a.b, c.d",
         "ATRN  a.b",
         "ATRN a.b.",
+        // Not offered here.
         "ATRN a.b XWAIT=60",
+        "ATRN XWAIT=60",
         "ATRN [192.0.2.1]",
     ] {
         assert_eq!(
@@ -112,6 +114,93 @@ fn atrn_asks_for_the_domains_that_it_names() {
         );
     }
     assert_eq!((desk.asked.len(), desk.code("ATRN corp.example")), (2, 453));
+}
+
+/// A desk where ATRN may wait, and somebody who asked for 600 s of it.
+fn waiting() -> Desk {
+    let mut desk = Desk::new(Config {
+        wait: Some(Duration::from_secs(240)),
+        ..config(TlsMode::Implicit)
+    });
+    assert!(
+        desk.say("EHLO puller.example")
+            .contains("250-XWAIT 240\r\n")
+    );
+    assert_eq!(desk.code("AUTH EXTERNAL ="), 235);
+    desk.input.push(b"ATRN corp.example XWAIT=600\r\n");
+    let event = desk.provider.next(&mut desk.input);
+    // No longer than was offered.
+    assert!(
+        matches!(&event, Event::Atrn(atrn) if atrn.to_string() == "ATRN corp.example XWAIT=240"),
+        "{event:?}"
+    );
+    desk
+}
+
+// covers: R2645-7, R2645-11, R2645-13
+#[test]
+fn an_atrn_that_waits_is_answered_when_the_driver_says_so() {
+    let mut desk = waiting();
+    assert_eq!(desk.hear(b""), "");
+    desk.provider.answer(Verdict::NoMail);
+    assert_eq!(desk.hear(b""), "453 4.7.0 You have no mail\r\n");
+    // The session is as it was: the next one may wait, or not, or be none at all.
+    desk.verdict = Verdict::NoMail;
+    assert_eq!(desk.code("ATRN corp.example XWAIT=1"), 453);
+    assert_eq!(desk.code("ATRN corp.example"), 453);
+    assert_eq!(
+        desk.say("ATRN corp.example XWAIT=0"),
+        "501 5.5.4 Syntax: ATRN [domain[,domain]...] [XWAIT=seconds]\r\n"
+    );
+    desk.verdict = Verdict::Turn;
+    assert_eq!(desk.code("ATRN XWAIT=60"), 250);
+    assert_eq!(desk.end, Some("turned"));
+    let waits: Vec<_> = desk.asked.iter().map(|atrn| atrn.wait).collect();
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    assert_eq!(waits, [seconds(1), None, seconds(60)]);
+}
+
+// covers: R2645-13
+#[test]
+fn who_speaks_while_its_atrn_waits_is_closed_upon() {
+    for octets in ["QUIT\r\n", "N", "\r\n", "ATRN XWAIT=1\r\n"] {
+        let mut desk = waiting();
+        assert_eq!(
+            desk.hear(octets.as_bytes()),
+            "554 5.5.1 Octets behind a command that must be the last, closing\r\n",
+            "{octets:?}"
+        );
+        assert_eq!(desk.end, Some("closed"), "{octets:?}");
+        // The driver's answer comes too late, and is none.
+        desk.provider.answer(Verdict::Turn);
+        assert_eq!(desk.hear(b""), "");
+    }
+    let mut desk = waiting();
+    desk.provider
+        .close(Reply::new(421, "4.3.2", "Shutting down"));
+    assert_eq!(desk.hear(b""), "421 4.3.2 Shutting down\r\n");
+    assert_eq!(desk.end, Some("closed"));
+}
+
+// covers: R2645-4, R2645-7
+#[test]
+fn a_wait_is_offered_with_atrn_and_to_nobody_else() {
+    for (mode, tls_first) in [(TlsMode::StartTls, true), (TlsMode::Optional, false)] {
+        let mut desk = Desk::new(Config {
+            wait: Some(Duration::from_secs(240)),
+            ..config(mode)
+        });
+        assert_eq!(
+            desk.say("EHLO a.b").contains("XWAIT"),
+            !tls_first,
+            "{mode:?}"
+        );
+        assert_eq!(desk.code("ATRN XWAIT=60"), 530, "{mode:?}");
+        assert_eq!(desk.code("STARTTLS"), 220, "{mode:?}");
+        assert!(desk.say("EHLO a.b").contains("XWAIT 240"), "{mode:?}");
+        assert_eq!(desk.code("ATRN XWAIT=60"), 530, "{mode:?}");
+        assert_eq!(desk.asked, []);
+    }
 }
 
 // covers: R2645-9, R2645-10, R2645-11, R2645-12
