@@ -52,6 +52,7 @@ struct Sessions {
 #[derive(Debug, Default)]
 struct Account {
     sessions: Sessions,
+    waiting: AtomicU64,
     delivered: AtomicU64,
     octets: AtomicU64,
     deferred: AtomicU64,
@@ -77,12 +78,14 @@ pub enum PullResult {
     Running,
     /// Most of it was refused for good, so the rest was not tried.
     Stopped,
+    /// Still connected, with nothing to send: mail that comes goes at once.
+    Waiting,
 }
 
 /// The last pull of an account.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct LastPull {
-    /// When it ended; while it runs, when it began.
+    /// When it ended; while it runs or waits, when that began.
     pub at: Timestamp,
     /// From where.
     pub peer: IpAddr,
@@ -164,6 +167,9 @@ pub struct SessionCounts {
 pub struct AccountActivity {
     /// Its pulls.
     pub pulls: SessionCounts,
+    /// Pulls at this moment that wait for mail: before the turn (XWAIT), or after it with nothing left to send.
+    #[serde(default)]
+    pub waiting: u64,
     /// Deliveries that it took.
     pub delivered: u64,
     /// Their octets.
@@ -398,6 +404,23 @@ impl PullGuard {
         unpoisoned(&self.account.alarm).take();
     }
 
+    /// It waits for mail, until the guard goes.
+    #[must_use]
+    pub fn waits(&self) -> WaitGuard<'_> {
+        self.account.waiting.fetch_add(1, Relaxed);
+        WaitGuard(&self.account)
+    }
+
+    /// It has nothing to send at present, and stays for what comes.
+    pub fn waits(&self) {
+        self.note(PullResult::Waiting);
+    }
+
+    /// There is something to send again.
+    pub fn goes_on(&self) {
+        self.note(PullResult::Running);
+    }
+
     /// The pull is over, and so it ended.
     pub fn end(mut self, result: PullResult) {
         self.result = result;
@@ -409,6 +432,16 @@ impl PullGuard {
             peer: self.peer,
             result,
         });
+    }
+}
+
+/// Counts a pull that waits, while it does.
+#[derive(Debug)]
+pub struct WaitGuard<'p>(&'p Account);
+
+impl Drop for WaitGuard<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
     }
 }
 
@@ -441,6 +474,7 @@ impl Account {
     fn snapshot(&self) -> AccountActivity {
         AccountActivity {
             pulls: self.sessions.counts(),
+            waiting: self.waiting.load(Relaxed),
             delivered: self.delivered.load(Relaxed),
             octets: self.octets.load(Relaxed),
             deferred: self.deferred.load(Relaxed),
@@ -496,6 +530,10 @@ mod tests {
         let pull = activity.pull("corp", PEER);
         assert_eq!(result(), PullResult::Running);
         pull.delivered(100);
+        pull.waits();
+        assert_eq!(result(), PullResult::Waiting);
+        pull.goes_on();
+        assert_eq!(result(), PullResult::Running);
         pull.delivered(20);
         pull.deferred();
         pull.failed();

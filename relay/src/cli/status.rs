@@ -328,6 +328,7 @@ fn described(last: &LastPull, now: Timestamp) -> String {
         PullResult::Refused => format!("{ago} ago from {peer}, refused"),
         PullResult::Running => format!("for {ago} from {peer}"),
         PullResult::Stopped => format!("{ago} ago from {peer}, stopped"),
+        PullResult::Waiting => format!("for {ago} from {peer}, waits for mail"),
     }
 }
 
