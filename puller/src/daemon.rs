@@ -229,7 +229,7 @@ async fn pull_for_ever(mut changes: watch::Receiver<Pull>, files: StatusFiles) {
     while !stop.is_cancelled() {
         let pull = changes.borrow_and_update().clone();
         let name = pull.relay.name.clone();
-        let report = pull.run().await;
+        let report = pull.run(&crate::flow::Flow::default()).await;
         let severity = report.outcome.severity();
         let mut status = files.load(&name).await.after(&report);
         let began = tokio::time::Instant::now();

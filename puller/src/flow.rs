@@ -131,28 +131,46 @@ impl Flows {
 }
 
 impl Flow {
-    /// We are logged in, and have asked for mail.
-    pub fn connected(&self) {
-        let mut state = self.0.shared.state();
-        if let Some(session) = state.sessions.get_mut(&self.0.id) {
-            session.connected_since = Some(Timestamp::now());
-            session.silent_since = Some(Instant::now());
+    /// We are logged in, and ask for mail: true the first time.
+    pub fn connected(&self) -> bool {
+        let is_first = self
+            .0
+            .shared
+            .state()
+            .session(self.0.id)
+            .is_some_and(|session| {
+                let is_first = session.connected_since.is_none();
+                if is_first {
+                    session.connected_since = Some(Timestamp::now());
+                    session.silent_since = Some(Instant::now());
+                }
+                is_first
+            });
+        if is_first {
+            self.0.shared.changed.notify_one();
         }
-        drop(state);
-        self.0.shared.changed.notify_one();
+        is_first
+    }
+
+    /// When the last message was taken, in any session of the relay.
+    #[must_use]
+    pub fn last_mail_at(&self) -> Option<Timestamp> {
+        self.0.shared.state().last_mail_at
     }
 
     /// A message begins. `tally`: what the session has brought so far.
     pub fn message(&self, tally: Tally) {
         let now = Instant::now();
         let mut state = self.0.shared.state();
-        let silence = state.note(self.0.id, tally, |session| session.silent_since.take());
-        let is_backlog = state.counts(now, silence);
+        state.takes(self.0.id, tally);
+        let session = state.session(self.0.id);
+        let silent_since = session.and_then(|session| session.silent_since.take());
+        let is_backlog = state.counts(now, silent_since);
         drop(state);
         if is_backlog {
             self.0.shared.backlog.notify_waiters();
         }
-        if silence.is_some() {
+        if silent_since.is_some() {
             self.0.shared.changed.notify_one();
         }
     }
@@ -160,15 +178,14 @@ impl Flow {
     /// Nothing is under way, and we wait for what the relay says next. To say it again changes nothing.
     pub fn pause(&self, tally: Tally) {
         let mut state = self.0.shared.state();
-        let before = state.note(self.0.id, tally, |session| {
-            session.silent_since.replace(Instant::now())
-        });
-        if before.is_some() {
-            state.note(self.0.id, tally, |session| session.silent_since = before);
+        state.takes(self.0.id, tally);
+        let Some(session) = state.session(self.0.id) else {
             return;
+        };
+        if session.silent_since.is_none() {
+            session.silent_since = Some(Instant::now());
+            self.0.shared.changed.notify_one();
         }
-        drop(state);
-        self.0.shared.changed.notify_one();
     }
 }
 
@@ -187,21 +204,19 @@ impl Shared {
 }
 
 impl State {
-    /// Changes a session's record.
-    fn note<T: Default>(
-        &mut self,
-        id: u64,
-        tally: Tally,
-        change: impl FnOnce(&mut Session) -> T,
-    ) -> T {
+    fn session(&mut self, id: u64) -> Option<&mut Session> {
+        self.sessions.get_mut(&id)
+    }
+
+    /// A session's count.
+    fn takes(&mut self, id: u64, tally: Tally) {
         let Some(session) = self.sessions.get_mut(&id) else {
-            return T::default();
+            return;
         };
         if tally.messages > session.tally.messages {
             self.last_mail_at = Some(Timestamp::now());
         }
         session.tally = tally;
-        change(session)
     }
 
     /// One more message, for which its session has waited since `silent_since`: whether that makes a backlog.

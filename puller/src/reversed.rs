@@ -55,6 +55,8 @@ pub struct Terms {
     pub domains: Vec<Domain>,
     /// What the relay may do to us.
     pub limits: Limits,
+    /// How long the relay may be silent between two messages.
+    pub idle_timeout: Duration,
     /// What is inside already.
     pub journal: Journal,
     /// Where reports to senders outside go.
@@ -200,7 +202,8 @@ impl<'t> Session<'t> {
             .write(&mut self.server.output, limits.reply_timeout)
             .await?;
         let wait = match &self.message.content {
-            None => limits.reply_timeout,
+            None if self.server.in_transaction() => limits.reply_timeout,
+            None => self.terms.idle_timeout,
             Some(content) => {
                 let silence = limits.reply_timeout.min(DATA_TIMEOUT);
                 pace::next_wait(content.waited, content.octets, silence)

@@ -1,33 +1,36 @@
 //! One pull: the hand-over first, then the relay, AUTH and ATRN, and the reversed session on the same connection.
 
 use std::io;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use atrn_shared::config::ConfigErrors;
-use atrn_shared::log::peer;
-use atrn_shared::odmr::customer::{self, Awaited, Customer, Event, TlsMode};
-use atrn_shared::sasl::{ClientCredentials, ClientSettings, Mechanism};
+use atrn_shared::odmr::customer::{self, TlsMode};
+use atrn_shared::sasl::{ClientCredentials, ClientSettings};
 use atrn_shared::smtp::address::Domain;
-use atrn_shared::smtp::extension::Extensions;
 use atrn_shared::tls::trust_failure;
 use atrn_shared::wire::{Wire, WireError};
 use jiff::Timestamp;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Credentials, Limits, PullerConfig, RelayConfig, RelayTls};
-use crate::dial::{self, CONNECT_TIMEOUT, resolve};
 use crate::flow::Flow;
 use crate::handover::{self, Handover};
 use crate::journal::Journal;
-use crate::login;
 use crate::outcome::{Outcome, Severity};
 use crate::reports::Reports;
 use crate::reversed::{self, Tally, Terms};
 
-/// A goodbye is a courtesy.
-const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
+mod asking;
+
+pub(crate) use asking::Asked;
+use asking::Asking;
+
+/// What a sign of life may take beyond the silence that was agreed on.
+const WAIT_GRACE: Duration = Duration::from_secs(60);
+/// A connection that waited so long for mail was of use.
+const USEFUL_WAIT: Duration = Duration::from_secs(60);
 
 /// Everything that one pull needs.
 #[derive(Clone, Debug)]
@@ -48,6 +51,8 @@ pub struct Pull {
     pub reports: Option<Reports>,
     /// Whether to ask for mail at all.
     pub purpose: Purpose,
+    /// The longest silence in which to wait for mail that comes later, where the relay can do this (XWAIT).
+    pub wait: Option<Duration>,
     /// Ends the pull at the next message boundary.
     pub stop: CancellationToken,
 }
@@ -70,15 +75,21 @@ pub struct Report {
     pub tally: Tally,
     /// When it began.
     pub began_at: Timestamp,
-    /// When it ended.
-    pub ended_at: Timestamp,
+    /// How long it took.
+    pub took: Duration,
+    /// When the last message of the relay was taken, if any was since we know it.
+    pub last_mail_at: Option<Timestamp>,
+    /// Whether the relay waits for mail (XWAIT); `None` where it did not come to say what it offers.
+    pub offers_wait: Option<bool>,
 }
 
-/// The asking came to its end.
-pub(crate) struct Asked {
-    pub(crate) outcome: customer::Outcome,
-    pub(crate) extensions: Extensions,
-    pub(crate) mechanism: Option<Mechanism>,
+/// The relay waits for our greeting.
+struct Turned {
+    wire: Wire,
+    handover: Handover,
+    journal: Journal,
+    /// The silence that was agreed on.
+    wait: Option<Duration>,
 }
 
 impl Pull {
@@ -113,21 +124,29 @@ impl Pull {
             handover,
             reports: None,
             purpose,
+            wait: None,
             stop,
         })
     }
 
-    /// Pulls, and logs how it went.
-    pub async fn run(&self) -> Report {
+    /// Pulls, and logs how it went. `flow` learns what goes on meanwhile.
+    pub async fn run(&self, flow: &Flow) -> Report {
         let session = format!("{:08x}", fastrand::u32(..));
         let (began_at, began) = (Timestamp::now(), Instant::now());
+        let mut offers_wait = None;
         let mut tally = Tally::default();
-        let outcome = match self.turn(&session).await {
+        let outcome = match self.turn(&session, flow, &mut offers_wait).await {
             Err(outcome) => outcome,
-            Ok((wire, handover, journal)) => {
-                let terms = self.terms(session.clone(), journal);
+            Ok(Turned {
+                wire,
+                handover,
+                journal,
+                wait,
+            }) => {
+                let terms = self.terms(session.clone(), flow, journal, wait);
                 let (counted, end) = reversed::serve(wire, handover, &terms).await;
                 tally = counted;
+                flow.pause(tally);
                 Outcome::of_session(&end, &tally)
             }
         };
@@ -136,39 +155,44 @@ impl Pull {
             outcome,
             tally,
             began_at,
-            ended_at: Timestamp::now(),
+            took: began.elapsed(),
+            last_mail_at: flow.last_mail_at(),
+            offers_wait,
         }
     }
 
     /// Up to the reversal: a connection on which the relay waits for our greeting.
-    async fn turn(&self, session: &str) -> Result<(Wire, Handover, Journal), Outcome> {
+    async fn turn(
+        &self,
+        session: &str,
+        flow: &Flow,
+        offers_wait: &mut Option<bool>,
+    ) -> Result<Turned, Outcome> {
         if let Purpose::Mail(journal) = &self.purpose {
             // What could not be written down could come twice, so it is not asked for.
             let ready = journal.ready().await;
             ready.map_err(|error| Outcome::JournalDown(error.to_string()))?;
         }
-        let handover = Handover::open(&self.handover).await.map_err(|error| {
-            Outcome::TargetDown(format!(
-                "{}: {}",
-                self.handover.target(),
-                peer(&error.to_string())
-            ))
-        })?;
+        let opened = Handover::open(&self.handover).await;
+        let mut handover = opened.map_err(|error| Outcome::TargetDown(self.target_down(&error)))?;
         debug!(relay = %self.relay.name, %session, target = %self.handover.target(), "hand-over open");
-        let asking = async {
-            let wire = self.connect().await?;
-            self.ask(wire).await
-        };
+        let mut asking = Asking::new(self, session, flow, &mut handover);
         let asked = tokio::select! {
-            asked = asking => asked,
+            asked = asking.run() => asked,
             // Nothing was taken yet, so nothing is lost.
             () = self.stop.cancelled() => Err(Outcome::Stopped),
         };
+        *offers_wait = asking.offers_wait();
         let ended = match (asked, &self.purpose) {
             (Ok((wire, asked)), Purpose::Mail(journal))
                 if matches!(asked.outcome, customer::Outcome::Turned) =>
             {
-                return Ok((wire, handover, journal.clone()));
+                return Ok(Turned {
+                    wire,
+                    handover,
+                    journal: journal.clone(),
+                    wait: asked.wait,
+                });
             }
             (Ok((_, asked)), _) => Outcome::of_asking(&asked.outcome),
             (Err(outcome), _) => outcome,
@@ -177,88 +201,10 @@ impl Pull {
         Err(ended)
     }
 
-    /// A connection to the relay, encrypted from its first octet where the settings say so.
-    async fn connect(&self) -> Result<Wire, Outcome> {
-        let address = &self.relay.address;
-        let unreachable =
-            |error: io::Error| Outcome::Unreachable(format!("cannot reach {address}: {error}"));
-        let addresses = resolve(address).await.map_err(unreachable)?;
-        let wire = dial::connect(&addresses).await.map_err(unreachable)?;
-        match self.relay.tls {
-            RelayTls::Implicit => self.shake_hands(wire).await,
-            RelayTls::StartTls | RelayTls::Off => Ok(wire),
-        }
-    }
-
-    pub(crate) async fn shake_hands(&self, wire: Wire) -> Result<Wire, Outcome> {
-        let address = &self.relay.address;
-        let (Some(tls), Ok(name)) = (&self.credentials.tls, address.server_name()) else {
-            return Err(Outcome::Misconfigured(format!(
-                "{address}: TLS cannot be used"
-            )));
-        };
-        let wait = self.limits.reply_timeout.min(CONNECT_TIMEOUT);
-        wire.connect_tls(tls, name, wait)
-            .await
-            .map_err(|error| tls_failed(&address.to_string(), &error))
-    }
-
-    /// The customer's part of ODMR, to the reply to ATRN and its consequence.
-    pub(crate) async fn ask(&self, mut wire: Wire) -> Result<(Wire, Asked), Outcome> {
-        let config = Arc::new(self.customer());
-        let mut customer = Customer::new(config, login::context(&wire, wire.is_tls()));
-        if matches!(self.purpose, Purpose::DryRun) {
-            customer = customer.only_authenticate();
-        }
-        loop {
-            match customer.next(&mut wire.input) {
-                Event::NeedInput => {
-                    let wait = self.wait(customer.awaited());
-                    if let Err(error) = wire.exchange(&mut customer.output, wait).await {
-                        return self.lost(wire, customer, &error);
-                    }
-                }
-                Event::StartTls => {
-                    wire = self.shake_hands(wire).await?;
-                    customer.tls_started(login::context(&wire, true));
-                }
-                Event::Prove(challenge) => {
-                    let response = tokio::task::spawn_blocking(|| challenge.respond()).await;
-                    match response {
-                        Ok(response) => customer.responded(response),
-                        Err(_) => {
-                            return Err(Outcome::Broken(
-                                "the login could not be computed".to_owned(),
-                            ));
-                        }
-                    }
-                }
-                Event::NoMailYet => customer.quit(),
-                Event::Ended(outcome) => {
-                    let asked = Asked::new(&customer, outcome);
-                    return Ok((wire, asked));
-                }
-            }
-        }
-    }
-
-    /// The connection ended first: what was decided before stays decided.
-    fn lost(
-        &self,
-        wire: Wire,
-        customer: Customer,
-        error: &WireError,
-    ) -> Result<(Wire, Asked), Outcome> {
-        let asked = Asked::new(&customer, customer::Outcome::NoMail);
-        match customer.lost() {
-            customer::Outcome::Lost(awaited) => {
-                let address = &self.relay.address;
-                Err(Outcome::Broken(format!(
-                    "{address}: {error} ({awaited:?} was due)"
-                )))
-            }
-            outcome => Ok((wire, Asked { outcome, ..asked })),
-        }
+    /// [`Asking::ask`] on a connection that is there, of who wants to see what comes of it.
+    pub(crate) async fn ask(&self, wire: Wire) -> Result<(Wire, Asked), Outcome> {
+        let flow = Flow::default();
+        Asking::without_handover(self, &flow).ask(wire).await
     }
 
     fn customer(&self) -> customer::Config {
@@ -278,30 +224,27 @@ impl Pull {
                 weakest: self.relay.weakest_mechanism,
             },
             domains: self.domains.clone(),
-            wait: None,
+            wait: self.wait,
         }
     }
 
-    fn wait(&self, awaited: Awaited) -> Duration {
-        match awaited {
-            Awaited::Atrn => self.limits.atrn_timeout(),
-            Awaited::Quit => QUIT_TIMEOUT,
-            Awaited::Greeting | Awaited::Ehlo | Awaited::StartTls | Awaited::Auth => {
-                self.limits.reply_timeout
-            }
-        }
-    }
-
-    fn terms(&self, session: String, journal: Journal) -> Terms {
+    fn terms(
+        &self,
+        session: String,
+        flow: &Flow,
+        journal: Journal,
+        wait: Option<Duration>,
+    ) -> Terms {
         Terms {
             hostname: self.hostname.clone(),
             relay: self.relay.name.clone(),
             session,
             domains: self.domains.clone(),
             limits: self.limits,
+            idle_timeout: idle_timeout(self.limits.reply_timeout, wait),
             journal,
             reports: self.reports.clone(),
-            flow: Flow::default(),
+            flow: flow.clone(),
             stop: self.stop.clone(),
         }
     }
@@ -330,14 +273,19 @@ impl Pull {
     }
 }
 
-impl Asked {
-    fn new(customer: &Customer, outcome: customer::Outcome) -> Self {
-        Self {
-            outcome,
-            extensions: customer.extensions().clone(),
-            mechanism: customer.mechanism(),
-        }
+impl Report {
+    /// Whether it went well, or brought mail before it broke, or was there for mail for a good while. A failure that comes
+    /// after is the first of its row.
+    #[must_use]
+    pub fn was_of_use(&self) -> bool {
+        let waited = self.offers_wait == Some(true) && self.took >= USEFUL_WAIT;
+        self.outcome.severity() == Severity::Fine || self.tally.messages > 0 || waited
     }
+}
+
+/// How long the relay may say nothing between two messages. Where a silence was agreed on (XWAIT), it ends in time.
+fn idle_timeout(reply_timeout: Duration, wait: Option<Duration>) -> Duration {
+    wait.map_or(reply_timeout, |wait| reply_timeout.max(wait + WAIT_GRACE))
 }
 
 fn tls_failed(address: &str, error: &WireError) -> Outcome {

@@ -54,13 +54,8 @@ impl RelayStatus {
     pub fn after(self, report: &Report) -> Self {
         let severity = report.outcome.severity();
         let is_fine = severity == Severity::Fine;
-        let brought_mail = report.tally.messages > 0;
         Self {
-            last_mail_at: if brought_mail {
-                Some(report.ended_at)
-            } else {
-                self.last_mail_at
-            },
+            last_mail_at: report.last_mail_at.or(self.last_mail_at),
             next_at: None,
             failures: if is_fine {
                 0
@@ -70,10 +65,7 @@ impl RelayStatus {
             alarm: (severity == Severity::Alarm).then(|| report.outcome.to_string()),
             last: Some(LastPull {
                 at: report.began_at,
-                seconds: report
-                    .ended_at
-                    .duration_since(report.began_at)
-                    .as_secs_f64(),
+                seconds: report.took.as_secs_f64(),
                 outcome: report.outcome.clone(),
                 tally: report.tally,
             }),
@@ -231,12 +223,12 @@ fn gone(error: io::Error) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
 
     use super::*;
 
     fn report(outcome: Outcome, messages: u64) -> Report {
         let began_at = Timestamp::from_second(1_000_000).unwrap();
-        let ended_at = Timestamp::from_second(1_000_002).unwrap();
         Report {
             outcome,
             tally: Tally {
@@ -244,7 +236,9 @@ mod tests {
                 ..Tally::default()
             },
             began_at,
-            ended_at,
+            took: Duration::from_secs(2),
+            last_mail_at: (messages > 0).then_some(began_at),
+            offers_wait: None,
         }
     }
 

@@ -444,6 +444,7 @@ pub(crate) fn terms(journal: Journal) -> Terms {
             max_message_size: 100_000,
             ..Limits::default()
         },
+        idle_timeout: Limits::default().reply_timeout,
         journal,
         reports: None,
         flow: Flow::default(),

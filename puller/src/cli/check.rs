@@ -177,6 +177,7 @@ impl Lines<'_> {
             outcome: ended,
             extensions,
             mechanism,
+            ..
         } = asked;
         let is_offer =
             |ended: &customer::Outcome| matches!(ended, customer::Outcome::NotOffered(..));

@@ -50,6 +50,8 @@ struct Row {
     #[serde(flatten)]
     tally: Tally,
     seconds: f64,
+    /// Whether the relay waits for mail, as instant mode wants it; unknown where it did not come to say so.
+    offers_xwait: Option<bool>,
 }
 
 impl PullCommand {
@@ -149,7 +151,7 @@ async fn pull_all(
     let mut tasks = JoinSet::new();
     for (position, pull) in pulls.into_iter().enumerate() {
         tasks.spawn(async move {
-            let report = pull.run().await;
+            let report = pull.run(&crate::flow::Flow::default()).await;
             (position, pull, report)
         });
     }
@@ -193,15 +195,17 @@ fn row(pull: &Pull, report: Report) -> Row {
     let Report {
         outcome,
         tally,
-        began_at,
-        ended_at,
+        took,
+        offers_wait,
+        ..
     } = report;
     Row {
         relay: pull.relay.name.clone(),
         outcome,
         domains: pull.domains.clone(),
         tally,
-        seconds: ended_at.duration_since(began_at).as_secs_f64(),
+        seconds: took.as_secs_f64(),
+        offers_xwait: offers_wait,
     }
 }
 

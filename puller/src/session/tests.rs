@@ -35,6 +35,7 @@ fn pull(address: &str, corporate: &Corporate, purpose: Purpose) -> Pull {
         handover: corporate.setup(),
         purpose,
         reports: None,
+        wait: None,
         stop: CancellationToken::new(),
     }
 }
@@ -66,7 +67,9 @@ async fn pulled_for(script: &[&str], purpose: Purpose) -> (Report, String) {
     let script = script.iter().map(|line| format!("{line}\r\n")).collect();
     let relay = tokio::spawn(play(listener, script));
     let pull = pull(&address, &corporate, purpose);
-    let report = tokio::time::timeout(PATIENCE, pull.run()).await.unwrap();
+    let report = tokio::time::timeout(PATIENCE, pull.run(&Flow::default()))
+        .await
+        .unwrap();
     (report, relay.await.unwrap())
 }
 
@@ -163,7 +166,7 @@ async fn the_target_is_tried_before_the_relay() {
         &corporate,
         Purpose::DryRun,
     );
-    let report = pull.run().await;
+    let report = pull.run(&Flow::default()).await;
     assert_eq!(
         report.outcome.exit_code().code(),
         71,
@@ -199,7 +202,7 @@ async fn a_relay_that_is_not_there_is_unreachable() {
         .local_addr()
         .unwrap();
     let report = pull(&unused.to_string(), &corporate, Purpose::DryRun)
-        .run()
+        .run(&Flow::default())
         .await;
     assert_eq!(report.outcome.exit_code().code(), 69);
     let reason = report.outcome.to_string();
@@ -211,7 +214,7 @@ async fn a_relay_that_is_not_there_is_unreachable() {
 
 // covers: R2645-15, R5321-48
 #[tokio::test]
-async fn the_reply_to_atrn_may_take_ten_minutes() {
+async fn the_reply_to_atrn_may_take_ten_minutes_and_longer_than_the_wait() {
     let corporate = Corporate::start(Script::default()).await;
     let mut pull = pull("127.0.0.1:366", &corporate, Purpose::DryRun);
     assert_eq!(
@@ -221,10 +224,34 @@ async fn the_reply_to_atrn_may_take_ten_minutes() {
             port: 366
         }
     );
-    for (reply_timeout, expected) in [(1, 600), (300, 600), (1200, 1200)] {
+    for (reply_timeout, wait, expected) in [
+        (1, None, 600),
+        (300, None, 600),
+        (1200, None, 1200),
+        (300, Some(240), 600),
+        (300, Some(600), 660),
+        (1, Some(3600), 3660),
+    ] {
         pull.limits.reply_timeout = Duration::from_secs(reply_timeout);
-        assert_eq!(pull.wait(Awaited::Atrn).as_secs(), expected);
-        assert_eq!(pull.wait(Awaited::Ehlo).as_secs(), reply_timeout);
+        let timeout = pull.atrn_timeout(wait.map(Duration::from_secs));
+        assert_eq!(timeout.as_secs(), expected);
+    }
+}
+
+/// Whatever is configured, we do not lose patience before the relay's sign of life is due.
+#[test]
+fn a_silence_that_was_agreed_on_is_borne() {
+    for (reply_timeout, wait, expected) in [
+        (300, None, 300),
+        (300, Some(240), 300),
+        (300, Some(300), 360),
+        (1, Some(3600), 3660),
+    ] {
+        let timeout = idle_timeout(
+            Duration::from_secs(reply_timeout),
+            wait.map(Duration::from_secs),
+        );
+        assert_eq!(timeout.as_secs(), expected);
     }
 }
 
@@ -238,7 +265,7 @@ async fn a_stop_while_the_relay_thinks_ends_the_pull() {
         Purpose::DryRun,
     );
     pull.stop.cancel();
-    assert_eq!(pull.run().await.outcome, Outcome::Stopped);
+    assert_eq!(pull.run(&Flow::default()).await.outcome, Outcome::Stopped);
 }
 
 // covers: R2645-16
