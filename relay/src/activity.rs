@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atrn_shared::smtp::address::Domain;
@@ -299,6 +299,7 @@ impl Activity {
         let guard = PullGuard {
             account,
             peer,
+            is_waiting: AtomicBool::new(false),
             result: PullResult::Broken,
         };
         guard.note(PullResult::Running);
@@ -368,6 +369,7 @@ impl Drop for SessionGuard {
 pub struct PullGuard {
     account: Arc<Account>,
     peer: IpAddr,
+    is_waiting: AtomicBool,
     result: PullResult,
 }
 
@@ -404,21 +406,24 @@ impl PullGuard {
         unpoisoned(&self.account.alarm).take();
     }
 
-    /// It waits for mail, until the guard goes.
-    #[must_use]
-    pub fn waits(&self) -> WaitGuard<'_> {
-        self.account.waiting.fetch_add(1, Relaxed);
-        WaitGuard(&self.account)
-    }
-
     /// It has nothing to send at present, and stays for what comes.
     pub fn waits(&self) {
-        self.note(PullResult::Waiting);
+        if !self.is_waiting.swap(true, Relaxed) {
+            self.account.waiting.fetch_add(1, Relaxed);
+            self.note(PullResult::Waiting);
+        }
     }
 
     /// There is something to send again.
     pub fn goes_on(&self) {
+        self.wait_no_more();
         self.note(PullResult::Running);
+    }
+
+    fn wait_no_more(&self) {
+        if self.is_waiting.swap(false, Relaxed) {
+            self.account.waiting.fetch_sub(1, Relaxed);
+        }
     }
 
     /// The pull is over, and so it ended.
@@ -435,18 +440,9 @@ impl PullGuard {
     }
 }
 
-/// Counts a pull that waits, while it does.
-#[derive(Debug)]
-pub struct WaitGuard<'p>(&'p Account);
-
-impl Drop for WaitGuard<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
-    }
-}
-
 impl Drop for PullGuard {
     fn drop(&mut self) {
+        self.wait_no_more();
         self.account.sessions.end();
         self.note(self.result);
     }
@@ -550,6 +546,27 @@ mod tests {
             account.failed,
         );
         assert_eq!(moved, (2, 120, 1, 1));
+    }
+
+    #[test]
+    fn a_pull_that_waits_is_counted_while_it_does() {
+        let activity = Activity::new();
+        let [one, other] = [(); 2].map(|()| activity.pull("corp", PEER));
+        let counts = || {
+            let account = activity.account("corp");
+            (account.pulls.now, account.waiting)
+        };
+        one.waits();
+        one.waits();
+        assert_eq!(counts(), (2, 1));
+        one.goes_on();
+        assert_eq!(counts(), (2, 0));
+        one.waits();
+        other.waits();
+        one.end(PullResult::NoMail);
+        assert_eq!(counts(), (1, 1));
+        drop(other);
+        assert_eq!(counts(), (0, 0));
     }
 
     #[test]

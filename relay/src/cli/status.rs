@@ -285,6 +285,7 @@ fn accounts_table(status: &Status, now: Timestamp) -> Table {
         "account",
         "domains",
         ">pulling",
+        ">waiting",
         ">delivered",
         ">size",
         "last pull",
@@ -292,6 +293,7 @@ fn accounts_table(status: &Status, now: Timestamp) -> Table {
     for account in &status.accounts {
         let AccountActivity {
             pulls,
+            waiting,
             delivered,
             octets,
             last_pull,
@@ -301,7 +303,14 @@ fn accounts_table(status: &Status, now: Timestamp) -> Table {
         let mut last = last_pull
             .as_ref()
             .map_or_else(|| "none yet".to_owned(), |last| described(last, now));
-        let mut counts = [pulls.now.to_string(), delivered.to_string(), size(*octets)];
+        // The two are read one after the other.
+        let pulling = pulls.now.saturating_sub(*waiting);
+        let mut counts = [
+            pulling.to_string(),
+            waiting.to_string(),
+            delivered.to_string(),
+            size(*octets),
+        ];
         // Only the daemon counts.
         if !status.running {
             counts = counts.map(|_| "-".to_owned());
@@ -445,9 +454,15 @@ files     refused, the older ones stay in force: relay.toml:3: bad
 DOMAIN       QUEUED  DEFERRED  HELD  FAILED  EXPIRED    SIZE  QUOTA  OLDEST
 example.com       1         0     0       0        0  5.0 kB      -      1h
 
-ACCOUNT  DOMAINS      PULLING  DELIVERED    SIZE  LAST PULL
-corp     example.com        0          3  1.5 kB  0s ago from 192.0.2.7, no mail (disabled)";
+ACCOUNT  DOMAINS      PULLING  WAITING  DELIVERED    SIZE  LAST PULL
+corp     example.com        0        0          3  1.5 kB  0s ago from 192.0.2.7, no mail (disabled)";
         assert_eq!(describe(&status, now), expected);
+        let activity = &mut status.accounts[0].activity;
+        (activity.pulls.now, activity.waiting) = (3, 1);
+        activity.last_pull.as_mut().unwrap().result = PullResult::Waiting;
+        let row = "2        1          3  1.5 kB  for 0s from 192.0.2.7, waits for mail (disabled)";
+        let screen = describe(&status, now);
+        assert!(screen.ends_with(row), "{screen}");
         // Without the daemon nobody counts pulls.
         status.running = false;
         let screen = describe(&status, now);
@@ -455,7 +470,7 @@ corp     example.com        0          3  1.5 kB  0s ago from 192.0.2.7, no mail
         let words: Vec<_> = account.split_whitespace().collect();
         assert_eq!(
             words,
-            ["corp", "example.com", "-", "-", "-", "-", "(disabled)"]
+            ["corp", "example.com", "-", "-", "-", "-", "-", "(disabled)"]
         );
     }
 

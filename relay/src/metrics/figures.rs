@@ -200,6 +200,13 @@ fn write_accounts(families: &mut Families<'_>, accounts: &[AccountStatus]) -> fm
         )?;
     }
     families.gauge(
+        "account_waiting",
+        "sessions of the account that wait for mail at this moment",
+        accounts
+            .iter()
+            .map(|account| (name(account), account.activity.waiting)),
+    )?;
+    families.gauge(
         "account_alarm",
         "1 while the server inside refuses most mail for good and is not believed",
         accounts
