@@ -4,14 +4,14 @@
 //! [`Event::Mail`], [`Event::Recipient`], [`Event::Content`] and [`Event::EndOfMessage`] is answered once
 //! with [`Server::answer`], in the order asked. Answers may wait while the machine reads on through what
 //! the peer pipelined, so that a driver in lock-step with another server can pass a group of commands on
-//! in one flight; before [`Event::NeedInput`] is acted on, and before content flows, all must be answered.
+//! in one flight; before content flows all must be answered, or it is [read ahead](Server::read_ahead) of the answers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::address::{ForwardPath, ReversePath};
 use super::command;
-use super::content::Inspector;
+use super::content::{Fault, Inspector};
 use super::extension::Extensions;
 use super::limits::{COMMAND_LINE_OCTETS, HEADER_OCTETS, RECEIVED_FIELDS, RECIPIENTS_MIN};
 use super::line::{Input, Line, Lines};
@@ -108,7 +108,7 @@ pub struct Summary {
 #[derive(Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Event<'a> {
-    /// Answer what was asked, send what is in the output, read, call again.
+    /// Send what is in the output, read, call again. Where [`Server::needs_answers`], answer what was asked before that.
     NeedInput,
     /// Question: a transaction from this sender? Where it has a delivery id, 258 says that it was taken before: then
     /// no transaction is opened, and what was pipelined behind it is answered with 503 and dropped (R-DUP).
@@ -144,6 +144,8 @@ struct Transaction {
     had_already: usize,
     /// BDAT was used: DATA may not follow (RFC 3030 §2).
     chunking: bool,
+    /// Its content came before the answers to its envelope.
+    is_ahead: bool,
 }
 
 #[derive(Debug)]
@@ -154,6 +156,8 @@ enum State {
     Asking(Body),
     /// Content comes.
     Content(Body),
+    /// Content that was read ahead has a fault. What is said of it depends on the answers that are due before.
+    Faulty(Body, Fault),
     /// Content comes and is dropped; the reply is due at its end.
     Swallow(Body, Reply),
     /// A STARTTLS was granted.
@@ -206,7 +210,7 @@ enum Slot {
     },
     Recipient(u64),
     Content(u64),
-    EndOfMessage,
+    EndOfMessage(u64),
 }
 
 /// The receiving side of one connection.
@@ -218,6 +222,8 @@ pub struct Server {
     lines: Lines,
     state: State,
     transaction: Option<Transaction>,
+    /// Whose content was read ahead, up to the verdict.
+    ahead: VecDeque<Transaction>,
     transactions: u64,
     /// The last transaction that its MAIL did not open, and why.
     unopened: Option<(u64, Unopened)>,
@@ -253,6 +259,7 @@ impl Server {
             lines: Lines::default(),
             state: State::Command,
             transaction: None,
+            ahead: VecDeque::new(),
             transactions: 0,
             unopened: None,
             between_chunks: None,
@@ -285,6 +292,41 @@ impl Server {
             .any(|slot| !matches!(slot, Slot::Known(_)))
     }
 
+    /// Whether nothing more is read before a question is answered.
+    #[must_use]
+    pub fn needs_answers(&self) -> bool {
+        let waits = matches!(
+            self.state,
+            State::Asking(_) | State::Faulty(..) | State::Handshake | State::Closing
+        );
+        waits && self.is_asking()
+    }
+
+    /// Replies that wait for their turn, behind a question or as one.
+    #[must_use]
+    pub fn replies_due(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// In place of the answer to [`Event::Content`] where [`Framing::Bdat`] tells the octets of the whole: the content
+    /// comes now, although its envelope was not answered yet. [`Event::EndOfMessage`] is a question as ever, but its answer
+    /// counts only if the envelope's let the message in: if not, the machine itself refuses the content.
+    pub fn read_ahead(&mut self) {
+        let Some(Slot::Content(_)) = self.slots.back() else {
+            return;
+        };
+        match std::mem::replace(&mut self.state, State::Command) {
+            State::Asking(body) if matches!(body.framing, Decoder::Bdat(_)) => {
+                self.slots.pop_back();
+                self.state = State::Content(body);
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.is_ahead = true;
+                }
+            }
+            other => self.state = other,
+        }
+    }
+
     /// Whether the client is inside a transaction: its MAIL was not refused, nor answered with 258.
     #[must_use]
     pub fn in_transaction(&self) -> bool {
@@ -313,7 +355,10 @@ impl Server {
             let step = match self.state {
                 State::Handshake if !self.is_asking() => return Event::StartTls,
                 State::Closing if !self.is_asking() => return Event::Closed,
-                State::Asking(_) | State::Handshake | State::Closing => return Event::NeedInput,
+                State::Faulty(..) if !self.is_asking() => self.faulty().into(),
+                State::Asking(_) | State::Faulty(..) | State::Handshake | State::Closing => {
+                    return Event::NeedInput;
+                }
                 State::Command => self.next_command(input),
                 State::Content(_) | State::Swallow(..) => self.next_content(input),
             };
@@ -364,7 +409,8 @@ impl Server {
                     return self.flush();
                 }
             },
-            Slot::EndOfMessage | Slot::Known(_) => reply,
+            Slot::EndOfMessage(number) => self.answer_end(number, reply),
+            Slot::Known(_) => reply,
         };
         self.slots[position] = Slot::Known(reply);
         self.flush();
@@ -388,7 +434,9 @@ impl Server {
         if matches!(self.state, State::Closing) {
             return;
         }
-        self.slots.retain(|slot| matches!(slot, Slot::Known(_)));
+        // What is known already stands behind an open question, and would be taken for the answer to that.
+        self.slots.clear();
+        self.ahead.clear();
         self.refuse_and_close(reply);
         self.transaction = None;
     }
@@ -464,11 +512,8 @@ impl Server {
         if let Some(why) = self.unopened(number) {
             return why.reply();
         }
-        if let Some(transaction) = self
-            .transaction
-            .as_mut()
-            .filter(|transaction| transaction.number == number)
-        {
+        let mut transactions = self.transaction.iter_mut().chain(&mut self.ahead);
+        if let Some(transaction) = transactions.find(|transaction| transaction.number == number) {
             transaction.asked -= 1;
             if transaction.named && reply.is_already_delivered() {
                 transaction.had_already += 1;
@@ -477,6 +522,19 @@ impl Server {
             }
         }
         reply
+    }
+
+    /// The verdict on a message: of one that was read ahead, only if anybody was to have it.
+    fn answer_end(&mut self, number: u64, reply: Reply) -> Reply {
+        let front = self.ahead.front();
+        if front.is_none_or(|transaction| transaction.number != number) {
+            return reply;
+        }
+        match (self.unopened(number), self.ahead.pop_front()) {
+            (Some(why), _) => why.reply(),
+            (None, Some(Transaction { accepted: 0, .. })) => commands::no_recipients(),
+            _ => reply,
+        }
     }
 
     /// The reply to DATA, or to a BDAT that is refused; `None` when a BDAT goes ahead.

@@ -255,7 +255,7 @@ impl Server {
     }
 
     /// R5321-5: content needs a transaction with a recipient, if only one that is still being asked about.
-    fn may_send_content(&self) -> Result<(), Reply> {
+    pub(super) fn may_send_content(&self) -> Result<(), Reply> {
         if !self.is_open() {
             return Err(Reply::new(503, "5.5.1", "Say MAIL and RCPT first"));
         }

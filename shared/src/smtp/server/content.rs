@@ -2,7 +2,7 @@
 
 use super::{Event, Server, Slot, State, Step, Summary};
 use crate::smtp::bdat::Chunk;
-use crate::smtp::content::Inspector;
+use crate::smtp::content::{Fault, Inspector};
 use crate::smtp::data::{self, Framed};
 use crate::smtp::line::Input;
 use crate::smtp::reply::Reply;
@@ -60,7 +60,7 @@ impl Server {
                     Ok(()) => Step::Body(count),
                     Err(fault) => {
                         input.take(count);
-                        self.swallow(fault.reply()).into()
+                        self.refuse_content(fault).into()
                     }
                 },
             },
@@ -76,6 +76,38 @@ impl Server {
             },
             _ => Step::Again,
         }
+    }
+
+    /// The content has a fault: refused at once, or when it is known whether anybody would have had it.
+    fn refuse_content(&mut self, fault: Fault) -> Option<Event<'static>> {
+        if !self.is_ahead() {
+            return self.swallow(fault.reply());
+        }
+        if let State::Content(body) = std::mem::replace(&mut self.state, State::Command) {
+            self.state = State::Faulty(body, fault);
+        }
+        None
+    }
+
+    /// All that was asked in front of the faulty content is answered: on as if it had come only now.
+    pub(super) fn faulty(&mut self) -> Option<Event<'static>> {
+        let State::Faulty(body, fault) = std::mem::replace(&mut self.state, State::Command) else {
+            return None;
+        };
+        if let Err(reply) = self.may_send_content() {
+            self.state = State::Swallow(body, reply);
+            return None;
+        }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.is_ahead = false;
+        }
+        self.state = State::Content(body);
+        self.swallow(fault.reply())
+    }
+
+    fn is_ahead(&self) -> bool {
+        let transaction = self.transaction.as_ref();
+        transaction.is_some_and(|transaction| transaction.is_ahead)
     }
 
     /// The content is refused, and dropped up to its true end: only there does the peer hear it.
@@ -110,11 +142,17 @@ impl Server {
             return None;
         }
         if let Err(fault) = body.inspector.end() {
+            if self.is_ahead() {
+                self.state = State::Faulty(body, fault);
+                return None;
+            }
             self.refuse(fault.reply());
             return self.abandon(Some(fault.reply()));
         }
-        self.transaction = None;
-        self.slots.push_back(Slot::EndOfMessage);
+        let transaction = self.transaction.take();
+        let number = transaction.as_ref().map_or(0, |open| open.number);
+        self.ahead.extend(transaction.filter(|open| open.is_ahead));
+        self.slots.push_back(Slot::EndOfMessage(number));
         Some(Event::EndOfMessage(Summary {
             octets: body.inspector.octets(),
             eight_bit: body.inspector.eight_bit(),

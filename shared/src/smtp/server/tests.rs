@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod ahead;
+
 fn config() -> Arc<Config> {
     Arc::new(Config {
         hostname: "mx.example".into(),
