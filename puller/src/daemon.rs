@@ -6,19 +6,20 @@ use std::time::Duration;
 
 use atrn_shared::cli::{ExitCode, Failure};
 use atrn_shared::config::{ConfigErrors, Loaded, Trigger, Watch, WatchedFiles};
-use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{Mode, PullerConfig};
+use crate::config::PullerConfig;
 use crate::journal::Journal;
-use crate::outcome::Severity;
 use crate::reports::{Reports, Traffic};
-use crate::schedule;
 use crate::session::{Pull, Purpose};
-use crate::status::{DaemonLock, RelayStatus, StatusFiles};
+use crate::status::{DaemonLock, StatusFiles};
+
+mod relay;
+
+use relay::RelayTask;
 
 /// Sessions have so long to end between two messages; then their connections are closed under them …
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
@@ -43,7 +44,7 @@ struct Daemon {
 
 /// A relay's task, seen from outside.
 struct Relay {
-    /// What the next pull goes by. The one under way keeps what it began with.
+    /// What the next pull goes by. The one under way keeps what it began with, and in instant mode it ends for this.
     settings: watch::Sender<Pull>,
     stop: CancellationToken,
 }
@@ -163,13 +164,10 @@ impl Daemon {
     }
 
     fn begin(&mut self, name: String, pull: Pull) {
-        if pull.relay.mode == Mode::Instant {
-            info!(relay = name, every = ?pull.relay.every, "this version has no instant mode: polling");
-        }
         let stop = pull.stop.clone();
         let (settings, changes) = watch::channel(pull);
-        self.tasks
-            .spawn(pull_for_ever(changes, self.status.clone()));
+        let task = RelayTask::new(changes, self.status.clone());
+        self.tasks.spawn(task.pull_for_ever());
         self.relays.insert(name, Relay { settings, stop });
     }
 
@@ -213,58 +211,6 @@ pub(crate) async fn patience(journal: Option<&Journal>) {
             messages = journal.expected_entries(),
             "no verdict of the mail server inside: what it takes now will come twice"
         ),
-    }
-}
-
-/// One relay: pull, wait, pull again. The first pull is at once, so that a restart is no gap.
-async fn pull_for_ever(mut changes: watch::Receiver<Pull>, files: StatusFiles) {
-    let (stop, first) = {
-        let pull = changes.borrow();
-        (pull.stop.clone(), pull.relay.name.clone())
-    };
-    // The first pull, which nobody has announced.
-    let mut status = files.load(&first).await;
-    status.next_at = Some(Timestamp::now());
-    save(&files, &first, &status).await;
-    while !stop.is_cancelled() {
-        let pull = changes.borrow_and_update().clone();
-        let name = pull.relay.name.clone();
-        let report = pull.run(&crate::flow::Flow::default()).await;
-        let severity = report.outcome.severity();
-        let mut status = files.load(&name).await.after(&report);
-        let began = tokio::time::Instant::now();
-        loop {
-            let relay = changes.borrow().relay.clone();
-            let wait = schedule::wait(
-                relay.every,
-                relay.jitter,
-                severity,
-                status.failures,
-                fastrand::f64(),
-            );
-            if !stop.is_cancelled() {
-                status.next_at = Timestamp::now()
-                    .checked_add(SignedDuration::try_from(wait).unwrap_or_default())
-                    .ok();
-            }
-            save(&files, &name, &status).await;
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = tokio::time::sleep_until(began + wait) => break,
-                // New settings may be the remedy: then there is nothing to wait for.
-                changed = changes.changed() => if changed.is_err() || severity != Severity::Fine { break },
-            }
-        }
-        if stop.is_cancelled() {
-            status.next_at = None;
-            save(&files, &name, &status).await;
-        }
-    }
-}
-
-async fn save(files: &StatusFiles, name: &str, status: &RelayStatus) {
-    if let Err(error) = files.save(name, status).await {
-        warn!(relay = name, %error, "cannot write the status file");
     }
 }
 

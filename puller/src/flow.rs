@@ -240,7 +240,11 @@ impl State {
         }
         // Mail that trickles in leaves a session more time to wait than to work, and needs no second one.
         let is_backlog = streak.messages > 1 && streak.silent * 2 <= elapsed * sessions;
-        self.streak = Some(Streak::new(now));
+        // This message begins the next one.
+        self.streak = Some(Streak {
+            messages: 1,
+            ..Streak::new(now)
+        });
         is_backlog
     }
 }

@@ -18,6 +18,7 @@ pub mod reports;
 pub mod reversed;
 pub mod schedule;
 pub mod session;
+mod sessions;
 pub mod status;
 #[cfg(test)]
 mod testing;

@@ -53,8 +53,19 @@ pub struct Pull {
     pub purpose: Purpose,
     /// The longest silence in which to wait for mail that comes later, where the relay can do this (XWAIT).
     pub wait: Option<Duration>,
+    /// Whether others stand beside it, or it beside another.
+    pub rank: Rank,
     /// Ends the pull at the next message boundary.
     pub stop: CancellationToken,
+}
+
+/// What a session is to its relay.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Rank {
+    /// The one that there always is.
+    Main,
+    /// One more while there is a backlog: its failures are nobody's business.
+    Extra,
 }
 
 /// How far a pull goes.
@@ -125,8 +136,19 @@ impl Pull {
             reports: None,
             purpose,
             wait: None,
+            rank: Rank::Main,
             stop,
         })
+    }
+
+    /// The same pull to stand beside this one: it takes what mail there is, and does not wait for more.
+    #[must_use]
+    pub fn extra(&self) -> Self {
+        Self {
+            wait: None,
+            rank: Rank::Extra,
+            ..self.clone()
+        }
     }
 
     /// Pulls, and logs how it went. `flow` learns what goes on meanwhile.
@@ -260,6 +282,9 @@ impl Pull {
             already_there,
         } = tally;
         match outcome.severity() {
+            _ if self.rank == Rank::Extra => {
+                info!(%relay, %session, messages, octets, deferred, refused, already_there, ?took, %reason, "extra session ended")
+            }
             Severity::Fine => {
                 info!(%relay, %session, messages, octets, deferred, refused, already_there, ?took, %reason, "pull ended")
             }
@@ -274,8 +299,7 @@ impl Pull {
 }
 
 impl Report {
-    /// Whether it went well, or brought mail before it broke, or was there for mail for a good while. A failure that comes
-    /// after is the first of its row.
+    /// Whether it went well, or brought mail before it broke, or was there for mail for a good while.
     #[must_use]
     pub fn was_of_use(&self) -> bool {
         let waited = self.offers_wait == Some(true) && self.took >= USEFUL_WAIT;

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
 
+use crate::flow::Activity;
 use crate::outcome::{Outcome, Severity};
 use crate::private;
 use crate::reversed::Tally;
@@ -20,17 +21,67 @@ use crate::session::Report;
 
 /// A relay as its last pulls left it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub struct RelayStatus {
-    /// The last pull.
+    /// The sessions of the daemon that run just now. What a daemon that was killed has left here means nothing.
+    pub connection: Option<Connection>,
+    /// The last pull that came to its end.
     pub last: Option<LastPull>,
     /// When mail last came.
     pub last_mail_at: Option<Timestamp>,
     /// When the daemon pulls next; absent without a daemon.
     pub next_at: Option<Timestamp>,
-    /// Pulls in a row that failed.
+    /// Pulls in a row that failed; one that was of use before it did is the first of its row.
     pub failures: u32,
     /// What somebody must look at.
     pub alarm: Option<String>,
+    /// Whether the relay waits for mail (XWAIT), as instant mode wants it; `None` until it has said what it offers.
+    pub offers_xwait: Option<bool>,
+}
+
+/// Sessions with a relay that run.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Connection {
+    /// When the oldest of them was logged in.
+    pub since: Timestamp,
+    /// What they do.
+    pub state: ConnectionState,
+    /// How many there are.
+    pub sessions: usize,
+    /// What they have brought so far.
+    #[serde(flatten)]
+    pub tally: Tally,
+    /// When mail last came.
+    #[serde(skip)]
+    pub last_mail_at: Option<Timestamp>,
+}
+
+/// What sessions do.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionState {
+    /// Mail is under way.
+    Receiving,
+    /// There is none, and the relay will say when there is.
+    Waiting,
+}
+
+impl Connection {
+    /// `None` while nobody is logged in.
+    #[must_use]
+    pub fn of(activity: &Activity) -> Option<Self> {
+        Some(Self {
+            since: activity.connected_since?,
+            state: if activity.is_busy {
+                ConnectionState::Receiving
+            } else {
+                ConnectionState::Waiting
+            },
+            sessions: activity.sessions,
+            tally: activity.tally,
+            last_mail_at: activity.last_mail_at,
+        })
+    }
 }
 
 /// One pull.
@@ -54,14 +105,17 @@ impl RelayStatus {
     pub fn after(self, report: &Report) -> Self {
         let severity = report.outcome.severity();
         let is_fine = severity == Severity::Fine;
+        let row = if report.was_of_use() {
+            0
+        } else {
+            self.failures
+        };
         Self {
+            connection: None,
+            offers_xwait: report.offers_wait.or(self.offers_xwait),
             last_mail_at: report.last_mail_at.or(self.last_mail_at),
             next_at: None,
-            failures: if is_fine {
-                0
-            } else {
-                self.failures.saturating_add(1)
-            },
+            failures: if is_fine { 0 } else { row.saturating_add(1) },
             alarm: (severity == Severity::Alarm).then(|| report.outcome.to_string()),
             last: Some(LastPull {
                 at: report.began_at,
@@ -257,6 +311,32 @@ mod tests {
         let mail_at = status.last_mail_at;
         let status = status.after(&report(Outcome::NoMail, 0));
         assert_eq!((status.last_mail_at, mail_at.is_some()), (mail_at, true));
+    }
+
+    /// A long line that breaks now and then does not make us stay away for longer each time.
+    #[test]
+    fn a_failure_after_use_is_the_first_of_its_row() {
+        let waited = |seconds| Report {
+            took: Duration::from_secs(seconds),
+            offers_wait: Some(true),
+            ..report(Outcome::Broken("cut".into()), 0)
+        };
+        let broken = |messages| report(Outcome::Broken("cut".into()), messages);
+        let status = RelayStatus::default().after(&broken(0)).after(&broken(0));
+        assert_eq!(status.clone().after(&broken(0)).failures, 3);
+        assert_eq!(status.clone().after(&broken(1)).failures, 1);
+        assert_eq!(status.clone().after(&waited(59)).failures, 3);
+        assert_eq!(status.after(&waited(60)).failures, 1);
+    }
+
+    #[test]
+    fn a_file_of_an_older_version_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = StatusFiles::open(folder.path()).unwrap();
+        let old = r#"{"last":null,"last_mail_at":"2026-01-01T00:00:00Z","next_at":null,"failures":3,"alarm":null}"#;
+        fs::write(files.file("mx1"), old).unwrap();
+        let status = files.read("mx1");
+        assert_eq!((status.failures, status.offers_xwait), (3, None));
     }
 
     #[test]

@@ -76,11 +76,11 @@ fn every_mistake_in_a_relay_has_its_line() {
         ),
         (
             "wait = \"0s\"",
-            "puller.toml:8: wait: 0s is out of range; use 1s to 1h",
+            "puller.toml:8: wait: \"0s\" is out of range; use \"1s\" to \"1h\"",
         ),
         (
             "wait = \"61m\"",
-            "puller.toml:8: wait: 1h 1m is out of range; use 1s to 1h",
+            "puller.toml:8: wait: \"61m\" is out of range; use \"1s\" to \"1h\"",
         ),
         (
             "scret_file = \"s\"",

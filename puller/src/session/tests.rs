@@ -36,6 +36,7 @@ fn pull(address: &str, corporate: &Corporate, purpose: Purpose) -> Pull {
         purpose,
         reports: None,
         wait: None,
+        rank: Rank::Main,
         stop: CancellationToken::new(),
     }
 }
