@@ -54,8 +54,8 @@ struct Table {
 pub(super) struct Held {
     key: DeliveryKey,
     domain: i64,
-    /// What became of the delivery is told by others.
-    is_settled: bool,
+    /// The delivery is free already.
+    has_ended: bool,
     leases: Arc<Leases>,
 }
 
@@ -115,7 +115,7 @@ impl Leases {
         Some(Held {
             key,
             domain,
-            is_settled: false,
+            has_ended: false,
             leases: Arc::clone(self),
         })
     }
@@ -156,20 +156,20 @@ impl Held {
     }
 
     /// Ends the lease of a delivery that is gone, or whose new state is told to those who wait by whoever stored it.
-    pub(super) fn end(mut self) {
-        self.is_settled = true;
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
+    pub(super) fn end(&mut self) {
+        self.has_ended = true;
         let mut table = self.leases.table();
         table.held.remove(&self.key);
         if table.claiming {
             table.limbo.insert(self.key);
         }
-        drop(table);
-        if !self.is_settled {
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.end();
             self.leases.news.tell([self.domain]);
         }
     }

@@ -393,7 +393,7 @@ impl Drop for Threads {
 fn lease(
     shared: &Arc<Shared>,
     connection: &Connection,
-    held: Held,
+    mut held: Held,
     octets_left: &mut usize,
 ) -> Result<Option<Lease>, StoreError> {
     let key = held.key();

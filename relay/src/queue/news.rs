@@ -117,12 +117,6 @@ impl News {
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    #[cfg(test)]
-    fn tell_of(&self, domain: &Domain) {
-        let waker = self.board().tell(domain);
-        waker.into_iter().for_each(Waker::wake);
-    }
 }
 
 impl Board {
@@ -233,3 +227,6 @@ impl Drop for Watch {
         waker.into_iter().for_each(Waker::wake);
     }
 }
+
+#[cfg(test)]
+mod tests;

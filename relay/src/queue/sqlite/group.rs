@@ -182,13 +182,15 @@ impl Group {
         }
     }
 
-    fn publish(&mut self, effects: &Effects, batch: Vec<Request>) {
+    /// The world may know: leases end, then sessions that wait are woken, and then who handed it over is told.
+    fn publish(&mut self, effects: &Effects, mut batch: Vec<Request>) {
         self.note(effects);
+        batch.iter_mut().for_each(Request::committed);
+        self.shared.news.tell(effects.news.iter().copied());
         let mut changed = effects.changed.iter().copied();
         for request in batch {
-            request.committed(&mut changed);
+            request.answer(&mut changed);
         }
-        self.shared.news.tell(effects.news.iter().copied());
     }
 
     fn note(&mut self, effects: &Effects) {

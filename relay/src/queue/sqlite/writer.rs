@@ -143,22 +143,28 @@ impl Request {
         }
     }
 
-    /// The world may know: files stay, leases end, and only then whoever waits is told.
-    pub(super) fn committed(self, changed: &mut impl Iterator<Item = u64>) {
+    /// It is durable: files stay, and leases end.
+    pub(super) fn committed(&mut self) {
         match self {
-            Self::Accept(accept, answer) => {
+            Self::Accept(accept, _) => {
                 if let Body::Spool(file) = &accept.body {
                     file.keep();
                 }
+            }
+            Self::Change(change, _) => change.held.iter_mut().for_each(Held::end),
+            Self::Settle(settle, _) => settle.held.end(),
+            Self::Checkpoint | Self::Clock(_) | Self::Stop | Self::Tick => {}
+        }
+    }
+
+    /// Tells whoever handed it over that it is durable.
+    pub(super) fn answer(self, changed: &mut impl Iterator<Item = u64>) {
+        match self {
+            Self::Accept(_, answer) | Self::Settle(_, answer) => {
                 let _ = answer.send(Ok(()));
             }
-            Self::Change(change, answer) => {
-                change.held.into_iter().for_each(Held::end);
+            Self::Change(_, answer) => {
                 let _ = answer.send(Ok(changed.next().unwrap_or_default()));
-            }
-            Self::Settle(settle, answer) => {
-                settle.held.end();
-                let _ = answer.send(Ok(()));
             }
             Self::Checkpoint | Self::Clock(_) | Self::Stop | Self::Tick => {}
         }

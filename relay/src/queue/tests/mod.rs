@@ -6,6 +6,7 @@ mod backup;
 mod content;
 mod depth;
 mod flow;
+mod news;
 mod opening;
 mod salvage;
 mod trouble;

@@ -64,7 +64,10 @@ impl Group {
     ///
     /// # Errors
     /// When the database could not be written at all, with those that are left.
-    fn pay_step(&mut self, step: Vec<Settle>) -> Result<Vec<Unpaid>, (Vec<Settle>, StoreError)> {
+    fn pay_step(
+        &mut self,
+        mut step: Vec<Settle>,
+    ) -> Result<Vec<Unpaid>, (Vec<Settle>, StoreError)> {
         let paid = self.transaction(|transaction| {
             step.iter()
                 .try_for_each(|settle| transaction.settle(settle))
@@ -72,7 +75,7 @@ impl Group {
         match paid {
             Ok(effects) => {
                 self.note(&effects);
-                step.into_iter().for_each(|settle| settle.held.end());
+                step.iter_mut().for_each(|settle| settle.held.end());
                 self.shared.news.tell(effects.news);
                 Ok(Vec::new())
             }
