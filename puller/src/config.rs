@@ -13,6 +13,7 @@ use atrn_shared::sasl::Mechanism;
 use atrn_shared::secret::Secret;
 use atrn_shared::smtp::address::Domain;
 use atrn_shared::tls::{Alpn, ClientTls, Identity, Trust};
+use serde::Serialize;
 
 mod read;
 #[cfg(test)]
@@ -89,12 +90,24 @@ pub enum RelayTls {
 }
 
 /// When to pull.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// The connection stays, and mail comes as it arrives at the relay. Polls where the relay cannot do this.
     Instant,
     /// On a clock.
     Poll,
+}
+
+impl Mode {
+    /// As it is written in the file.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Instant => "instant",
+            Self::Poll => "poll",
+        }
+    }
 }
 
 /// The `[limits]` table.

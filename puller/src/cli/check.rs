@@ -1,17 +1,18 @@
 //! `check`: tries everything that a pull needs, one thing after the other, and pulls nothing.
 
 use std::fs;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use atrn_shared::cli::{Common, ExitCode, Failure, Table, size};
+use atrn_shared::cli::{Common, ExitCode, Failure, Table, age, size};
 use atrn_shared::odmr::customer;
+use atrn_shared::smtp::extension::Extensions;
 use atrn_shared::wire::Wire;
 use clap::Args;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{chosen, load, runtime};
-use crate::config::{PullerConfig, RelayConfig, RelayTls};
+use crate::config::{Mode, PullerConfig, RelayConfig, RelayTls};
 use crate::dial::{self, resolve};
 use crate::handover::Handover;
 use crate::journal::Journal;
@@ -184,7 +185,7 @@ impl Lines<'_> {
         if extensions.auth.is_empty() || is_offer(ended) {
             return self.failed("ehlo", &outcome);
         }
-        self.ok("ehlo", format!("ATRN, AUTH {}", extensions.auth.join(" ")));
+        self.ok("ehlo", offer(extensions));
         match (ended, mechanism) {
             (customer::Outcome::Authenticated, Some(mechanism)) => {
                 self.ok("auth", format!("{} by {mechanism}", self.relay.account));
@@ -193,10 +194,37 @@ impl Lines<'_> {
                     "domains",
                     format!("{} would be asked for", domains.join(", ")),
                 );
+                self.ok("mode", self.mode(extensions));
                 Some(())
             }
             _ => self.failed("auth", &outcome),
         }
+    }
+
+    /// What `run` would do with this relay.
+    fn mode(&self, extensions: &Extensions) -> String {
+        let RelayConfig {
+            mode, every, wait, ..
+        } = self.relay;
+        let polled = format!("every {}", age(*every));
+        match (mode, extensions.wait) {
+            (Mode::Poll, _) => format!("poll, {polled}"),
+            (Mode::Instant, None) => {
+                format!("poll, {polled}: the relay cannot wait for mail (no XWAIT)")
+            }
+            (Mode::Instant, Some(offered)) => {
+                let wait = Duration::from_secs(offered).min(*wait);
+                format!("instant, a sign of life every {}", age(wait))
+            }
+        }
+    }
+}
+
+fn offer(extensions: &Extensions) -> String {
+    let auth = extensions.auth.join(" ");
+    match extensions.wait {
+        Some(seconds) => format!("ATRN, AUTH {auth}, XWAIT {seconds}"),
+        None => format!("ATRN, AUTH {auth}"),
     }
 }
 

@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{chosen, load, notes_on, runtime, stop_on_signals};
-use crate::config::{PullerConfig, RelayConfig};
+use crate::config::{Mode, PullerConfig, RelayConfig};
 use crate::daemon::patience;
 use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::reports::{Reports, Traffic};
 use crate::reversed::Tally;
 use crate::session::{Pull, Purpose, Report};
+use crate::sessions::Sessions;
 use crate::status::StatusFiles;
 
 /// Pull once, now: for cron and timers
@@ -50,6 +51,8 @@ struct Row {
     #[serde(flatten)]
     tally: Tally,
     seconds: f64,
+    #[serde(skip)]
+    mode: Mode,
     /// Whether the relay waits for mail, as instant mode wants it; unknown where it did not come to say so.
     offers_xwait: Option<bool>,
 }
@@ -151,7 +154,9 @@ async fn pull_all(
     let mut tasks = JoinSet::new();
     for (position, pull) in pulls.into_iter().enumerate() {
         tasks.spawn(async move {
-            let report = pull.run(&crate::flow::Flow::default()).await;
+            let mut sessions = Sessions::default();
+            let report = sessions.run(&pull).await;
+            let report = sessions.finish(report).await;
             (position, pull, report)
         });
     }
@@ -180,12 +185,13 @@ async fn pull_all(
     Ok(rows.into_iter().flatten().collect())
 }
 
-/// The daemon's plans, if there is one, stay as they are.
+/// The daemon's plans and sessions, if there is one, stay as they are.
 async fn remember(files: &StatusFiles, relay: &str, report: &Report) {
     let before = files.load(relay).await;
-    let next_at = before.next_at;
+    let (next_at, connection) = (before.next_at, before.connection.clone());
     let mut after = before.after(report);
     after.next_at = next_at;
+    after.connection = connection;
     if let Err(error) = files.save(relay, &after).await {
         warn!(relay, %error, "cannot write the status file");
     }
@@ -203,6 +209,7 @@ fn row(pull: &Pull, report: Report) -> Row {
         relay: pull.relay.name.clone(),
         outcome,
         domains: pull.domains.clone(),
+        mode: pull.relay.mode,
         tally,
         seconds: took.as_secs_f64(),
         offers_xwait: offers_wait,
@@ -234,6 +241,12 @@ fn table(rows: &[Row]) -> String {
             domains.join(","),
         ]);
         notes += &notes_on(&row.relay, &row.tally);
+        if row.mode == Mode::Instant && row.offers_xwait == Some(false) {
+            notes += &format!(
+                "\n{}: the relay cannot wait for mail (no XWAIT): `atrn-puller run` polls it",
+                row.relay
+            );
+        }
     }
     format!("{table}{notes}")
 }

@@ -1,4 +1,4 @@
-//! `status`: what the last pulls brought, and when the next ones are due.
+//! `status`: what runs, what the last pulls brought, and when the next ones are due.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{chosen, notes_on};
-use crate::config::PullerConfig;
+use crate::config::{Mode, PullerConfig};
 use crate::journal::{Journal, Summary};
 use crate::reversed::Tally;
-use crate::status::{DaemonLock, RelayStatus, StatusFiles};
+use crate::status::{Connection, ConnectionState, DaemonLock, RelayStatus, StatusFiles};
 
-/// Show each relay's last pull, its next one, and what is wrong
+/// Show each relay's sessions or its last pull, the next one, and what is wrong
 ///
 /// Example: atrn-puller status --json
 #[derive(Args, Debug)]
@@ -45,6 +45,9 @@ struct Row {
     relay: String,
     address: String,
     domains: Vec<String>,
+    mode: Mode,
+    #[serde(skip)]
+    every: Duration,
     #[serde(flatten)]
     status: RelayStatus,
 }
@@ -57,12 +60,15 @@ impl StatusCommand {
         let files = StatusFiles::look(&config.data_dir);
         let relays = chosen(&config, &self.relays)?.into_iter().map(|relay| {
             let mut status = files.read(&relay.name);
-            // A daemon that is gone has no plans.
+            // A daemon that is gone has no plans, and no sessions, whatever it left behind.
             status.next_at = status.next_at.filter(|_| running);
+            status.connection = status.connection.filter(|_| running);
             Row {
                 relay: relay.name.clone(),
                 address: relay.address.to_string(),
                 domains: relay.domains.iter().map(ToString::to_string).collect(),
+                mode: relay.mode,
+                every: relay.every,
                 status,
             }
         });
@@ -80,7 +86,8 @@ impl StatusCommand {
 fn table(status: &Status, now: Timestamp) -> String {
     let mut table = Table::new(&[
         "relay",
-        "last pull",
+        "mode",
+        "pull",
         "result",
         ">messages",
         ">size",
@@ -90,36 +97,10 @@ fn table(status: &Status, now: Timestamp) -> String {
         "next pull",
         ">failures",
     ]);
-    let mut alarms = String::new();
-    for Row { relay, status, .. } in &status.relays {
-        let last = status.last.as_ref();
-        let number = |show: &dyn Fn(&Tally) -> String| {
-            last.map_or_else(|| "-".to_owned(), |last| show(&last.tally))
-        };
-        table.row([
-            relay.clone(),
-            last.map_or_else(|| "never".to_owned(), |last| ago(last.at, now)),
-            last.map_or("-", |last| last.outcome.word()).to_owned(),
-            number(&|tally| tally.messages.to_string()),
-            number(&|tally| size(tally.octets)),
-            number(&|tally| tally.deferred.to_string()),
-            number(&|tally| tally.refused.to_string()),
-            status
-                .last_mail_at
-                .map_or_else(|| "-".to_owned(), |at| ago(at, now)),
-            status
-                .next_at
-                .map_or_else(|| "-".to_owned(), |at| ahead(at, now)),
-            status.failures.to_string(),
-        ]);
-        let reason = last.and_then(|last| last.outcome.reason());
-        if let Some(reason) = reason {
-            let word = if status.alarm.is_some() { "ALARM " } else { "" };
-            alarms += &format!("\n{word}{relay}: {reason}");
-        }
-        if let Some(last) = last {
-            alarms += &notes_on(relay, &last.tally);
-        }
+    let mut notes = String::new();
+    for row in &status.relays {
+        table.row(cells(row, now));
+        notes += &notes_below(row);
     }
     let daemon = if status.running {
         "daemon running"
@@ -135,7 +116,79 @@ fn table(status: &Status, now: Timestamp) -> String {
         ),
         Some(JournalState::Unknown { error }) => format!("\nALARM journal: {error}"),
     };
-    format!("{table}{alarms}\n{daemon}{journal}")
+    format!("{table}{notes}\n{daemon}{journal}")
+}
+
+/// The sessions that run; else the last pull.
+fn cells(row: &Row, now: Timestamp) -> [String; 11] {
+    let Row {
+        relay,
+        mode,
+        status,
+        ..
+    } = row;
+    let (pull, result, tally) = match (&status.connection, &status.last) {
+        (Some(connection), _) => (
+            format!("for {}", age(between(connection.since, now))),
+            doing(connection),
+            Some(connection.tally),
+        ),
+        (None, Some(last)) => (
+            ago(last.at, now),
+            last.outcome.word().to_owned(),
+            Some(last.tally),
+        ),
+        (None, None) => ("never".to_owned(), "-".to_owned(), None),
+    };
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let number = |show: &dyn Fn(Tally) -> String| or_dash(tally.map(show));
+    [
+        relay.clone(),
+        mode.word().to_owned(),
+        pull,
+        result,
+        number(&|tally| tally.messages.to_string()),
+        number(&|tally| size(tally.octets)),
+        number(&|tally| tally.deferred.to_string()),
+        number(&|tally| tally.refused.to_string()),
+        or_dash(status.last_mail_at.map(|at| ago(at, now))),
+        or_dash(status.next_at.map(|at| ahead(at, now))),
+        status.failures.to_string(),
+    ]
+}
+
+fn doing(connection: &Connection) -> String {
+    let word = match connection.state {
+        ConnectionState::Receiving => "receiving",
+        ConnectionState::Waiting => "waiting",
+    };
+    match connection.sessions {
+        0 | 1 => word.to_owned(),
+        sessions => format!("{word} ({sessions} sessions)"),
+    }
+}
+
+/// What the row does not say: lines to put below, each with its break in front.
+fn notes_below(row: &Row) -> String {
+    let Row { relay, status, .. } = row;
+    let mut notes = String::new();
+    if row.mode == Mode::Instant && status.offers_xwait == Some(false) {
+        notes += &format!(
+            "\n{relay}: the relay cannot wait for mail (no XWAIT): polled every {}",
+            age(row.every)
+        );
+    }
+    if let Some(connection) = &status.connection {
+        return notes + &notes_on(relay, &connection.tally);
+    }
+    let Some(last) = &status.last else {
+        return notes;
+    };
+    if let Some(reason) = last.outcome.reason() {
+        let word = if status.alarm.is_some() { "ALARM " } else { "" };
+        notes += &format!("\n{word}{relay}: {reason}");
+    }
+    notes + &notes_on(relay, &last.tally)
 }
 
 fn journal(config: &PullerConfig) -> Option<JournalState> {
@@ -191,23 +244,49 @@ mod tests {
             next_at: Some(at(10_300)),
             failures: 1,
             alarm: Some("x".into()),
+            offers_xwait: Some(false),
+            ..RelayStatus::default()
         };
         let pulling = RelayStatus {
             next_at: Some(at(10_119)),
             ..RelayStatus::default()
         };
-        let row = |relay: &str, status| Row {
+        let connected = RelayStatus {
+            connection: Some(Connection {
+                since: at(2_920),
+                state: ConnectionState::Receiving,
+                sessions: 3,
+                tally: Tally {
+                    messages: 1_200,
+                    octets: 4_915_200,
+                    ..Tally::default()
+                },
+                last_mail_at: None,
+            }),
+            offers_xwait: Some(true),
+            last_mail_at: Some(at(10_115)),
+            ..known.clone()
+        };
+        let connected = RelayStatus {
+            next_at: None,
+            failures: 0,
+            ..connected
+        };
+        let row = |relay: &str, mode, status| Row {
             relay: relay.into(),
             address: "a:366".into(),
             domains: Vec::new(),
+            mode,
+            every: Duration::from_secs(300),
             status,
         };
         let status = Status {
             running: true,
             relays: vec![
-                row("mx1", known),
-                row("mx22", RelayStatus::default()),
-                row("mx3", pulling),
+                row("mx1", Mode::Instant, known),
+                row("mx22", Mode::Poll, RelayStatus::default()),
+                row("mx3", Mode::Poll, pulling),
+                row("mx4", Mode::Instant, connected),
             ],
             journal: Some(JournalState::Known(Summary {
                 entries: 4_711,
@@ -215,10 +294,12 @@ mod tests {
             })),
         };
         let expected = "\
-RELAY  LAST PULL  RESULT   MESSAGES     SIZE  DEFERRED  REFUSED  LAST MAIL  NEXT PULL  FAILURES
-mx1    2m ago     refused        12  48.2 kB         3       16  1m ago     in 3m             1
-mx22   never      -               -        -         -        -  -          -                 0
-mx3    never      -               -        -         -        -  -          under way         0
+RELAY  MODE     PULL    RESULT                  MESSAGES     SIZE  DEFERRED  REFUSED  LAST MAIL  NEXT PULL  FAILURES
+mx1    instant  2m ago  refused                       12  48.2 kB         3       16  1m ago     in 3m             1
+mx22   poll     never   -                              -        -         -        -  -          -                 0
+mx3    poll     never   -                              -        -         -        -  -          under way         0
+mx4    instant  for 2h  receiving (3 sessions)      1200  4.92 MB         0        0  5s ago     -                 0
+mx1: the relay cannot wait for mail (no XWAIT): polled every 5m
 ALARM mx1: the relay says 535 5.7.8 no
 mx1: the mail server refused 16 of 31 for good; the log has its replies
 mx1: 2 more were offered again, and inside already
