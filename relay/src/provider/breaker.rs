@@ -187,11 +187,17 @@ impl<T> Breaker<T> {
         });
     }
 
-    /// There is nothing more to judge by: what is provisional is ruled on by what is known.
-    fn conclude(&mut self) -> Ruling<T> {
-        let provisional = self.window.iter_mut().filter_map(Seen::take_provisional);
-        let provisional: Vec<_> = provisional.collect();
+    /// There is nothing more to judge by: what is provisional is ruled on by what is known, where it was said by then.
+    fn conclude(&mut self, by: Instant) -> Ruling<T> {
+        let said = self.window.iter_mut().filter(|seen| seen.at <= by);
+        let provisional: Vec<_> = said.filter_map(Seen::take_provisional).collect();
         self.rule(provisional, self.is_plain())
+    }
+
+    /// When the oldest refusal came that is not ruled on.
+    fn oldest(&self) -> Option<Instant> {
+        let mut provisional = self.window.iter().filter(|seen| seen.is_provisional());
+        provisional.next().map(|seen| seen.at)
     }
 
     /// Whether the verdicts since the last delivery are no reason to doubt a refusal.
@@ -287,12 +293,20 @@ impl<T> Seat<T> {
         self.occupy(true, |breaker| breaker.note(delivery, verdict, now))
     }
 
-    /// This session has nothing more to send at present. While others have, it is for them to rule.
-    pub(super) fn conclude(&mut self) -> Ruling<T> {
+    /// This session has nothing more to send, and what is provisional and was said by then is ruled on. While others
+    /// have something, it is for them to rule.
+    pub(super) fn conclude(&mut self, by: Instant) -> Ruling<T> {
         self.occupy(false, |breaker| match breaker.working {
-            0 => breaker.conclude(),
+            0 => breaker.conclude(by),
             _ => Ruling::none(),
         })
+    }
+
+    /// When the oldest refusal came that this session may have to rule on.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let breakers = self.breakers.lock();
+        let breaker = breakers.get(&self.account);
+        breaker.and_then(Breaker::oldest)
     }
 
     /// Whether the breaker tripped since this session began, in whichever session: it has to stop too.

@@ -1,10 +1,13 @@
 //! The reversed session: claims deliveries, sends them, settles what the puller said (RFC 2645 §5.3).
 //!
-//! A delivery is ours until its final 250 was read (OWN-6). The commit that removes it runs while the next
-//! message is on its way; a link that breaks frees the rest with nothing changed.
+//! Several are under way at a time, as many as the [`window`](super::window) has room for, so that a long line costs
+//! bandwidth and not round trips. A delivery is ours until its final 250 was read (OWN-6). The commit that removes it
+//! runs while the next ones are on their way; a link that breaks frees the rest with nothing changed.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use atrn_shared::config::Live;
 use atrn_shared::dialogue::{Dialogue, LinkFault};
@@ -18,10 +21,11 @@ use tracing::info;
 use super::breaker::Breakers;
 use super::permission;
 use super::settlement::{Provisional, Puller, Settlements, Tally};
-use super::transaction::{self, Broken, Sent};
+use super::transaction::{self, Begun, Broken, Flight};
+use super::window::Window;
 use crate::activity::{PullGuard, PullResult};
 use crate::closing::Closing;
-use crate::queue::{SessionId, Store};
+use crate::queue::{Lease, SessionId, Store, Watch};
 use crate::settings::Settings;
 
 /// Deliveries claimed at a time. They are held from other sessions, so not too many.
@@ -38,12 +42,14 @@ pub(super) struct Drain<'a> {
     pub(super) account: &'a str,
     pub(super) hostname: &'a str,
     pub(super) domains: &'a [Domain],
+    /// It stays when all is sent, for mail that comes later, and breaks a silence of this length with NOOP.
+    pub(super) wait: Option<Duration>,
     pub(super) shutdown: &'a CancellationToken,
 }
 
 /// How a drain ended that nothing broke.
 #[derive(Clone, Copy, Debug)]
-enum Finish {
+pub(super) enum Finish {
     AllSent,
     /// The account was disabled or removed, or a domain taken from it, while it was pulling.
     NotPermitted,
@@ -72,7 +78,7 @@ impl Finish {
 }
 
 impl Drain<'_> {
-    /// Sends what the account has until nothing is left, and says QUIT.
+    /// Sends what the account has until nothing is left, and says QUIT; or waits for more, and sends that.
     pub(super) async fn run(self, wire: Wire, pull: PullGuard) {
         let began = Instant::now();
         let mut dialogue = Dialogue::new(wire, Dialect::Smtp, ClientTimeouts::default());
@@ -93,6 +99,8 @@ impl Drain<'_> {
                 pull.end(finish.result());
                 dialogue.quit().await;
             }
+            // Who waits for mail may go at any time.
+            Err(Broken::Idle(_)) => pull.end(PullResult::Complete),
             // A customer whose own server is down just closes: everybody's right, and nobody's fault.
             Err(Broken::Link(LinkFault::Unavailable(_) | LinkFault::Wire(WireError::TimedOut))) => {
                 dialogue.quit().await
@@ -116,8 +124,22 @@ impl Drain<'_> {
             account: self.account,
             dsn: dialogue.client().extensions().dsn,
         };
-        let mut settlements = Settlements::new(puller, self.closing, pull, seat);
-        let sent = self.send_claims(dialogue, &mut settlements).await;
+        let mut turn = Turn {
+            drain: self,
+            pull,
+            window: Window::new(dialogue.client().extensions()),
+            dialogue,
+            settlements: Settlements::new(puller, self.closing, pull, seat),
+            watch: self.store.watch(self.domains),
+            claimed: VecDeque::new(),
+            is_dry: false,
+            delivered: 0,
+            permitted_by: None,
+        };
+        let sent = turn.run().await;
+        // What was claimed and not begun is free for others at once.
+        turn.claimed.clear();
+        let mut settlements = turn.settlements;
         // What the puller said counts, however the session ended.
         settlements.conclude().await;
         let settled = settlements.finish().await;
@@ -129,61 +151,165 @@ impl Drain<'_> {
         dialogue.greeting().await?;
         dialogue.hello(self.hostname).await
     }
+}
 
-    async fn send_claims(
-        &self,
-        dialogue: &mut Dialogue,
-        settlements: &mut Settlements<'_>,
-    ) -> Result<Finish, Broken> {
+/// A reversed session behind its greeting.
+pub(super) struct Turn<'t> {
+    pub(super) drain: &'t Drain<'t>,
+    pub(super) pull: &'t PullGuard,
+    pub(super) dialogue: &'t mut Dialogue,
+    pub(super) window: Window,
+    pub(super) settlements: Settlements<'t>,
+    pub(super) watch: Watch,
+    /// Claimed and not begun, in order.
+    pub(super) claimed: VecDeque<Lease>,
+    /// The last claim brought nothing, and there was no news since.
+    pub(super) is_dry: bool,
+    /// Deliveries that were inside when there was nothing to send last.
+    pub(super) delivered: u64,
+    /// The settings that the account was last seen to be permitted by.
+    permitted_by: Option<Arc<Settings>>,
+}
+
+impl Turn<'_> {
+    async fn run(&mut self) -> Result<Finish, Broken> {
         loop {
-            if let Some(finish) = self.must_end(settlements) {
+            if let Some(finish) = self.must_end() {
+                self.wind_up().await?;
                 return Ok(finish);
             }
-            let leases = self
-                .store
-                .claim(self.session, self.domains, CLAIM_MAX)
-                .await?;
-            if leases.is_empty() {
-                // Reports of what is refused go the same way, behind the last of it.
-                settlements.conclude().await;
-                if settlements.is_empty() {
-                    return Ok(Finish::AllSent);
-                }
-                // The rest of a delivery that was taken in part is free once its settlement is through.
-                settlements.finish().await?;
-                continue;
-            }
-            settlements.work();
-            for lease in leases {
-                if let Some(finish) = self.must_end(settlements) {
-                    return Ok(finish);
-                }
-                let began = Instant::now();
-                match transaction::send(dialogue, &lease).await {
-                    Ok(Sent::Judged(judged)) => settlements.judged(lease, judged, began).await,
-                    Ok(Sent::Unsent(outcomes)) => settlements.unsent(lease, outcomes).await,
-                    Err(Broken::Content(error)) => {
-                        let outcomes = transaction::unreadable(&lease, &error);
-                        settlements.unsent(lease, outcomes).await;
-                        return Err(Broken::Content(error));
-                    }
-                    Err(broken) => return Err(broken),
-                }
-                settlements.relieve().await?;
+            self.fill().await?;
+            if !self.window.is_empty() {
+                self.take().await?;
+            } else if let Some(finish) = self.pause().await? {
+                return Ok(finish);
             }
         }
     }
 
     /// Asked between two messages: what was changed meanwhile counts from the next one on.
-    fn must_end(&self, settlements: &Settlements<'_>) -> Option<Finish> {
-        if self.shutdown.is_cancelled() {
+    pub(super) fn must_end(&mut self) -> Option<Finish> {
+        if self.drain.shutdown.is_cancelled() {
             return Some(Finish::Shutdown);
         }
-        if settlements.has_tripped() {
+        if self.settlements.has_tripped() {
             return Some(Finish::Stopped);
         }
-        let settings = self.settings.load();
-        let granted = permission::granted(settings.config.account(self.account), self.domains);
-        granted.is_none().then_some(Finish::NotPermitted)
+        let settings = self.drain.settings.load();
+        let is_known = |known: &Arc<Settings>| Arc::ptr_eq(known, &settings);
+        if self.permitted_by.as_ref().is_some_and(is_known) {
+            return None;
+        }
+        let account = settings.config.account(self.drain.account);
+        if permission::granted(account, self.drain.domains).is_none() {
+            return Some(Finish::NotPermitted);
+        }
+        self.permitted_by = Some(settings);
+        None
+    }
+
+    /// Begins deliveries while there is room. What was answered meanwhile goes first, as it is free to be settled.
+    async fn fill(&mut self) -> Result<(), Broken> {
+        while self.window.has_room() && !self.dialogue.has_heard() {
+            let Some(lease) = self.next_lease().await? else {
+                break;
+            };
+            self.begin(lease).await?;
+        }
+        Ok(())
+    }
+
+    async fn next_lease(&mut self) -> Result<Option<Lease>, Broken> {
+        if self.claimed.is_empty() && !self.is_dry {
+            let Drain {
+                store,
+                session,
+                domains,
+                ..
+            } = self.drain;
+            let claim = store.claim(*session, domains, CLAIM_MAX);
+            self.claimed = self.dialogue.meanwhile(claim).await??.into();
+            self.is_dry = self.claimed.is_empty();
+            if !self.is_dry {
+                self.settlements.work();
+            }
+        }
+        Ok(self.claimed.pop_front())
+    }
+
+    async fn begin(&mut self, lease: Lease) -> Result<(), Broken> {
+        match Flight::begin(self.dialogue, lease, self.window.start()).await? {
+            Begun::Flight(flight) => self.window.push(flight),
+            Begun::Refused(lease, judged) => {
+                self.settlements.judged(lease, judged, Instant::now()).await;
+            }
+            Begun::Unsent(lease, outcomes) => self.settlements.unsent(lease, outcomes).await,
+        }
+        Ok(self.settlements.relieve().await?)
+    }
+
+    /// Takes what the puller said to the oldest delivery, or news of more mail if that is faster.
+    async fn take(&mut self) -> Result<(), Broken> {
+        if self.is_dry && self.dialogue.client().awaits().is_some() {
+            tokio::select! {
+                biased;
+                heard = self.dialogue.hear() => heard?,
+                () = self.watch.news() => {
+                    self.is_dry = false;
+                    return Ok(());
+                }
+            }
+        }
+        let Some(oldest) = self.window.oldest() else {
+            return Ok(());
+        };
+        match oldest.advance(self.dialogue).await {
+            Ok(None) => Ok(()),
+            Ok(Some(answer)) => {
+                let delivered = self.settlements.tally().delivered;
+                if let Some(flight) = self.window.answered(answer.is_over) {
+                    let Flight { lease, began, .. } = flight;
+                    self.settlements.judged(lease, answer.judged, began).await;
+                }
+                if self.settlements.tally().delivered > delivered {
+                    self.window.widen();
+                }
+                Ok(self.settlements.relieve().await?)
+            }
+            Err(Broken::Content(error)) => {
+                if let Some(Flight { lease, .. }) = self.window.answered(false) {
+                    let outcomes = transaction::unreadable(&lease, &error);
+                    self.settlements.unsent(lease, outcomes).await;
+                }
+                Err(Broken::Content(error))
+            }
+            Err(broken) => Err(broken),
+        }
+    }
+
+    /// Nothing more is begun, and what is under way has its verdict.
+    async fn wind_up(&mut self) -> Result<(), Broken> {
+        self.claimed.clear();
+        self.window.close();
+        while !self.window.is_empty() {
+            self.take().await?;
+        }
+        Ok(())
+    }
+
+    /// All that could be claimed was sent and answered: this is the end, or more may come.
+    async fn pause(&mut self) -> Result<Option<Finish>, Broken> {
+        if let Some(wait) = self.drain.wait {
+            return self.idle(wait).await.map(|()| None);
+        }
+        // Reports of what is refused go the same way, behind the last of it.
+        self.settlements.conclude().await;
+        if self.settlements.is_empty() {
+            return Ok(Some(Finish::AllSent));
+        }
+        // The rest of a delivery that was taken in part is free once its settlement is through.
+        self.settlements.finish().await?;
+        self.is_dry = false;
+        Ok(None)
     }
 }

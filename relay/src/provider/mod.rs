@@ -1,16 +1,20 @@
 //! The pullers' side: an authenticated customer asks with ATRN, the roles reverse, held mail flows out.
 //!
-//! [`session`] drives `odmr::provider` up to the turn and [`drain`] sends after it, each delivery as a [`transaction`].
+//! [`session`] drives `odmr::provider` up to the turn, [`wait`] is an ATRN that waits for mail, and [`drain`] sends after
+//! it, each delivery as a [`transaction`] and several in a [`window`]; in [`idle`] it waits for more.
 //! What a reply means for a delivery is decided in [`verdict`], whether a refusal is believed in [`breaker`], and
 //! [`settlement`] tells the queue. Nothing here can take mail: the machine has no such event.
 
 mod breaker;
 mod drain;
+mod idle;
 mod permission;
 mod session;
 mod settlement;
 mod transaction;
 mod verdict;
+mod wait;
+mod window;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -115,6 +119,12 @@ impl Asked {
         asked.insert(account.to_owned(), now);
         false
     }
+
+    /// The last ATRN of an account waited its time here, and whoever waited did not ask too often.
+    fn waited(&self, account: &str) {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.remove(account);
+    }
 }
 
 #[cfg(test)]
@@ -131,6 +141,9 @@ mod tests {
         assert!(asked.too_often("corp", minute, start + minute / 2));
         assert!(!asked.too_often("other", minute, start + minute / 2));
         assert!(!asked.too_often("corp", minute, start + minute));
+        asked.waited("corp");
+        assert!(!asked.too_often("corp", minute, start + minute));
+        assert!(asked.too_often("corp", minute, start + minute));
         assert!(!asked.too_often("corp", Duration::ZERO, start + minute));
     }
 }

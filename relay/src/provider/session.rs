@@ -273,6 +273,7 @@ impl Session<'_> {
             account: &name,
             hostname: settings.config.hostname.as_str(),
             domains: &self.granted,
+            wait: None,
             shutdown,
         }
         .run(wire, pull)

@@ -1,11 +1,13 @@
 //! From the puller's verdicts to the queue: which refusals are believed, what is counted and logged, and which
 //! settlements still wait for their commit.
 //!
-//! The commit that settles a delivery runs while the next one is on its way. A refusal for good waits longer: until the
-//! [breaker](super::breaker) rules on it. Its delivery stays leased meanwhile, so a crash only frees it.
+//! The commit that settles a delivery runs while the next ones are on their way. A refusal for good waits longer: until
+//! the [breaker](super::breaker) rules on it. Its delivery stays leased meanwhile, so a crash only frees it.
 
 use std::collections::VecDeque;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use atrn_shared::log;
@@ -19,7 +21,10 @@ use crate::closing::{By, Closing};
 use crate::queue::{Delivery, DeliveryRecipient, Lease, Outcome, SessionId, StoreError};
 
 /// Settlements that may wait for their commit while more messages are sent.
-const SETTLING_MAX: usize = 64;
+const SETTLING_MAX: usize = 256;
+/// How long a refusal for good stays provisional in a session that waits for mail: what comes meanwhile may show that
+/// the server inside is broken.
+const PROVISIONAL_TIME: Duration = Duration::from_secs(30);
 
 /// What one session moved.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +58,8 @@ pub(super) struct Settlements<'s> {
     seat: Seat<Provisional>,
     waiting: VecDeque<Settling>,
     tally: Tally,
+    /// The alarm was raised: once a session.
+    is_alarmed: bool,
 }
 
 type Settling = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
@@ -71,6 +78,7 @@ impl<'s> Settlements<'s> {
             seat,
             waiting: VecDeque::new(),
             tally: Tally::default(),
+            is_alarmed: false,
         }
     }
 
@@ -112,10 +120,23 @@ impl<'s> Settlements<'s> {
         self.settle(lease, outcomes).await;
     }
 
-    /// There is nothing more to send now, so refusals are judged by what is known.
+    /// There is nothing more to send, so refusals are judged by what is known.
     pub(super) async fn conclude(&mut self) {
-        let ruling = self.seat.conclude();
+        let ruling = self.seat.conclude(Instant::now());
         self.rule(ruling).await;
+    }
+
+    /// There is nothing more to send at present, so refusals that are old enough are judged by what is known. When the
+    /// next one will be.
+    pub(super) async fn conclude_old(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        if let Some(by) = now.checked_sub(PROVISIONAL_TIME) {
+            let ruling = self.seat.conclude(by);
+            self.rule(ruling).await;
+        }
+        // While others have the say on it, it is looked at again.
+        let oldest = self.seat.oldest()?;
+        Some((oldest + PROVISIONAL_TIME).max(now + Duration::from_secs(1)))
     }
 
     /// Whether refusals of this session, or of one beside it, made the breaker trip.
@@ -126,6 +147,30 @@ impl<'s> Settlements<'s> {
     /// Whether nothing waits for its commit.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Waits for the oldest commit; for ever when none runs. Cancel-safe.
+    ///
+    /// # Errors
+    /// When it failed: the session should end.
+    pub(super) async fn settled(&mut self) -> Result<(), StoreError> {
+        if self.waiting.is_empty() {
+            return pending().await;
+        }
+        poll_fn(|context| {
+            let Some(oldest) = self.waiting.front_mut() else {
+                return Poll::Ready(Ok(()));
+            };
+            let settled = ready!(oldest.as_mut().poll(context));
+            self.waiting.pop_front();
+            Poll::Ready(settled)
+        })
+        .await
+    }
+
+    /// Gives back the memory that a burst of mail needed.
+    pub(super) fn release(&mut self) {
+        self.waiting.shrink_to_fit();
     }
 
     /// Waits for the oldest commit, if too many run.
@@ -177,7 +222,11 @@ impl<'s> Settlements<'s> {
         }
     }
 
-    fn alarm(&self, trip: Trip, refused: &[Provisional]) {
+    fn alarm(&mut self, trip: Trip, refused: &[Provisional]) {
+        // What was under way when it tripped may be enough for it to trip again.
+        if std::mem::replace(&mut self.is_alarmed, true) {
+            return;
+        }
         let last = refused.last().and_then(|last| last.reply());
         let reply = last.map(|reply| log::peer(&reply.to_string()).to_string());
         error!(

@@ -34,7 +34,7 @@ impl Play {
             let ruling = match verdict {
                 '+' => seat.note(other, Verdict::Delivered, self.now),
                 '-' => seat.note(other, Verdict::Deferred, self.now),
-                '.' => seat.conclude(),
+                '.' => seat.conclude(self.now),
                 '=' => {
                     is_repeated = true;
                     continue;
@@ -261,7 +261,7 @@ fn what_nobody_ruled_on_is_dropped_with_the_last_session() {
         is_repeated: false,
     };
     let _ = seat.note(delivery(1), Verdict::Refused(refusal), Instant::now());
-    assert!(other.conclude().believed.is_empty());
+    assert!(other.conclude(Instant::now()).believed.is_empty());
     drop(seat);
     assert_eq!(Arc::strong_count(&held), 2);
     drop(other);
