@@ -41,7 +41,7 @@ pub struct RelayConfig {
     pub metrics: Option<SocketAddr>,
     /// Sorted by name; look them up with [`Self::domain`].
     pub domains: Vec<DomainConfig>,
-    /// In the order of the files.
+    /// Sorted by name; look them up with [`Self::account`].
     pub accounts: Vec<AccountConfig>,
 }
 
@@ -230,7 +230,11 @@ impl RelayConfig {
     /// The settings of an account.
     #[must_use]
     pub fn account(&self, name: &str) -> Option<&AccountConfig> {
-        self.accounts.iter().find(|account| account.name == name)
+        let index = self
+            .accounts
+            .binary_search_by(|account| account.name.as_str().cmp(name))
+            .ok()?;
+        Some(&self.accounts[index])
     }
 
     /// Keys whose new value waits for a restart: what is bound, opened or started once.

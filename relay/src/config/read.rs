@@ -216,7 +216,7 @@ fn read_domain(section: &Section<'_>) -> Option<DomainConfig> {
 
 fn read_accounts(root: &Section<'_>, domains: &[DomainConfig]) -> Vec<AccountConfig> {
     let sections = root.sections("account");
-    let accounts: Vec<_> = sections
+    let mut accounts: Vec<_> = sections
         .iter()
         .filter_map(|section| read_account(section, domains))
         .collect();
@@ -226,6 +226,7 @@ fn read_accounts(root: &Section<'_>, domains: &[DomainConfig]) -> Vec<AccountCon
             .iter()
             .map(|account| (account.name.as_str(), account.place.clone())),
     );
+    accounts.sort_by(|left, right| left.name.cmp(&right.name));
     // R4422-1: a certificate stands for exactly one account.
     let pins: Vec<_> = accounts
         .iter()
