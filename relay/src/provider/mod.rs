@@ -1,10 +1,12 @@
 //! The pullers' side: an authenticated customer asks with ATRN, the roles reverse, held mail flows out.
 //!
-//! [`session`] drives `odmr::provider` up to the turn, [`wait`] is an ATRN that waits for mail, and [`drain`] sends after
-//! it, each delivery as a [`transaction`] and several in a [`window`]; in [`idle`] it waits for more.
+//! [`session`] drives `odmr::provider` up to the turn, what an ATRN gets is found in [`mod@atrn`], and in [`wait`] where it
+//! waits for mail. [`drain`] sends after the turn, each delivery as a [`transaction`] and several in a [`window`]; in
+//! [`idle`] it waits for more.
 //! What a reply means for a delivery is decided in [`verdict`], whether a refusal is believed in [`breaker`], and
 //! [`settlement`] tells the queue. Nothing here can take mail: the machine has no such event.
 
+mod atrn;
 mod breaker;
 mod drain;
 mod idle;

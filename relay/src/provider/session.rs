@@ -1,25 +1,23 @@
 //! One connection from a puller, up to the turn: drives `odmr::provider` with the accounts behind it.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use atrn_shared::log;
-use atrn_shared::odmr::Atrn;
 use atrn_shared::odmr::provider::{
-    Attempt, Config, Event, Provider as Machine, TlsMode, TlsSession, Verdict,
+    Attempt, Config, Event, Provider as Machine, TlsMode, TlsSession,
 };
 use atrn_shared::sasl::{Fresh, Nonce, ServerStep};
-use atrn_shared::smtp::address::Domain;
 use atrn_shared::smtp::reply::Reply;
 use atrn_shared::wire::{Wire, WireError};
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
-use super::{Provider, drain, permission};
-use crate::activity::PullResult;
+use super::atrn::Grant;
+use super::{Provider, drain};
 use crate::config::{OdmrConfig, OdmrTls};
 use crate::queue::SessionId;
 use crate::session_id;
@@ -29,10 +27,12 @@ use crate::settings::Settings;
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Refusals before 421.
 const ERRORS_MAX: u32 = 20;
+/// A puller that waited and does not greet so soon after its 250 may be gone without a sign.
+const GREETING_SOON: Duration = Duration::from_secs(5);
 
 /// How the part before the turn ended.
 #[derive(Debug, thiserror::Error)]
-enum End {
+pub(super) enum End {
     #[error("quit")]
     Quit,
     #[error("the relay is shutting down")]
@@ -44,7 +44,7 @@ enum End {
 enum Next {
     Handshake,
     /// The roles are reversed.
-    Turned,
+    Turned(Grant),
     End(End),
 }
 
@@ -79,24 +79,26 @@ pub(super) async fn serve(
         id,
         peer,
         began,
-        settings,
         machine,
-        granted: Vec::new(),
+        grant: None,
     };
-    let mut stop = std::pin::pin!(shutdown.cancelled());
+    drop(settings);
+    let mut stop = pin!(shutdown.cancelled());
     let end = loop {
         match session.run(&mut wire, stop.as_mut()).await {
-            Next::Handshake => match Box::pin(encrypt(wire, &session.settings, shutdown)).await {
-                Ok(encrypted) => {
-                    wire = encrypted;
-                    session.machine.tls_started(tls_session(&wire));
+            Next::Handshake => {
+                match Box::pin(encrypt(wire, &provider.settings.load(), shutdown)).await {
+                    Ok(encrypted) => {
+                        wire = encrypted;
+                        session.machine.tls_started(tls_session(&wire));
+                    }
+                    Err(error) => {
+                        info!(session = %id, %peer, reason = %error, "puller session ended");
+                        return;
+                    }
                 }
-                Err(error) => {
-                    info!(session = %id, %peer, reason = %error, "puller session ended");
-                    return;
-                }
-            },
-            Next::Turned => return Box::pin(session.turn(wire, shutdown)).await,
+            }
+            Next::Turned(grant) => return Box::pin(session.turn(wire, grant, shutdown)).await,
             Next::End(end) => break end,
         }
     };
@@ -105,15 +107,14 @@ pub(super) async fn serve(
     info!(session = %id, %peer, %account, reason = %end, "puller session ended");
 }
 
-struct Session<'p> {
-    provider: &'p Provider,
-    id: SessionId,
-    peer: SocketAddr,
+pub(super) struct Session<'p> {
+    pub(super) provider: &'p Provider,
+    pub(super) id: SessionId,
+    pub(super) peer: SocketAddr,
     began: Instant,
-    settings: Arc<Settings>,
-    machine: Machine,
-    /// The domains of the ATRN that turned the session.
-    granted: Vec<Domain>,
+    pub(super) machine: Machine,
+    /// From the answer to ATRN to the turn.
+    pub(super) grant: Option<Grant>,
 }
 
 impl Session<'_> {
@@ -148,7 +149,11 @@ impl Session<'_> {
                 }
                 Event::Authenticate(attempt) => Box::pin(self.authenticate(attempt)).await,
                 Event::Atrn(atrn) => {
-                    let verdict = self.decide(&atrn).await;
+                    let verdict = match Box::pin(self.decide(atrn, wire, stop.as_mut())).await {
+                        Ok(Some(verdict)) => verdict,
+                        Ok(None) => continue,
+                        Err(end) => return Next::End(end),
+                    };
                     // What came while we looked was sent without an answer, and the machine refuses it.
                     wire.has_early_octets();
                     self.machine.answer(verdict);
@@ -158,11 +163,7 @@ impl Session<'_> {
                     if let Err(error) = wire.write(&mut self.machine.output, FAREWELL).await {
                         return Next::End(error.into());
                     }
-                    return if matches!(event, Event::Turned) {
-                        Next::Turned
-                    } else {
-                        Next::Handshake
-                    };
+                    return self.grant.take().map_or(Next::Handshake, Next::Turned);
                 }
                 Event::Closed => return Next::End(End::Quit),
             }
@@ -170,7 +171,7 @@ impl Session<'_> {
     }
 
     fn wait(&self) -> Option<Duration> {
-        let wait = self.settings.config.odmr.command_timeout;
+        let wait = self.provider.settings.load().config.odmr.command_timeout;
         match self.machine.account() {
             Some(_) => Some(wait),
             None => stranger_wait(wait, self.began.elapsed()),
@@ -178,7 +179,7 @@ impl Session<'_> {
     }
 
     async fn authenticate(&mut self, attempt: Attempt) {
-        let settings = Arc::clone(&self.settings);
+        let settings = self.provider.settings.load();
         let _turn = self.provider.proofs.acquire().await;
         // PBKDF2 is work for milliseconds: not on a thread that serves others.
         let check = move || fresh().map(|fresh| attempt.check(&settings.accounts, fresh));
@@ -206,50 +207,7 @@ impl Session<'_> {
         self.machine.checked(checked);
     }
 
-    /// Whether the ATRN is granted; quick, whatever the queue holds (R2645-14).
-    async fn decide(&mut self, atrn: &Atrn) -> Verdict {
-        let name = self.machine.account().unwrap_or_default().to_owned();
-        // What was changed since the connection began counts: a disabled account gets nothing more.
-        let settings = self.provider.settings.load();
-        let config = &settings.config;
-        let Some(domains) = permission::granted(config.account(&name), &atrn.domains) else {
-            warn!(session = %self.id, peer = %self.peer, account = %name, "ATRN refused: not all domains are the account's, or it is disabled");
-            self.note(&name, PullResult::Refused);
-            return Verdict::NotPermitted;
-        };
-        if self
-            .provider
-            .asked
-            .too_often(&name, config.odmr.min_interval, Instant::now())
-        {
-            return Verdict::TooOften;
-        }
-        match self.provider.store.waiting(&domains).await {
-            Ok(true) => {
-                self.granted = domains;
-                Verdict::Turn
-            }
-            Ok(false) => {
-                debug!(session = %self.id, account = %name, "no mail");
-                self.note(&name, PullResult::NoMail);
-                Verdict::NoMail
-            }
-            Err(error) => {
-                error!(session = %self.id, %error, "cannot look for mail");
-                Verdict::Unavailable
-            }
-        }
-    }
-
-    /// A pull that moved nothing.
-    fn note(&self, account: &str, result: PullResult) {
-        self.provider
-            .activity
-            .pull(account, self.peer.ip())
-            .end(result);
-    }
-
-    async fn turn(self, mut wire: Wire, shutdown: &CancellationToken) {
+    async fn turn(self, mut wire: Wire, mut grant: Grant, shutdown: &CancellationToken) {
         let name = self.machine.account().unwrap_or_default().to_owned();
         wire.acknowledge_quickly();
         let settings = self.provider.settings.load();
@@ -260,7 +218,17 @@ impl Session<'_> {
         {
             wire.set_records(atrn_shared::wire::Records::Lines);
         }
-        let pull = self.provider.activity.pull(&name, self.peer.ip());
+        let hostname = settings.config.hostname.clone();
+        // The session may last for weeks, and the settings must not.
+        drop(settings);
+        if grant.watch.is_some() {
+            let greeting = wire.read(GREETING_SOON);
+            let heard = shutdown.run_until_cancelled(greeting).await;
+            if let Some(Err(WireError::TimedOut)) = heard {
+                // It is waited for all the same, but somebody else may look after the mail.
+                grant.watch = None;
+            }
+        }
         let store = &self.provider.store;
         let live = &self.provider.settings;
         drain::Drain {
@@ -271,12 +239,12 @@ impl Session<'_> {
             session: self.id,
             peer: self.peer,
             account: &name,
-            hostname: settings.config.hostname.as_str(),
-            domains: &self.granted,
-            wait: None,
+            hostname: hostname.as_str(),
+            domains: &grant.domains,
+            wait: grant.wait,
             shutdown,
         }
-        .run(wire, pull)
+        .run(wire, grant.pull)
         .await;
     }
 
@@ -353,7 +321,7 @@ fn config(settings: &Settings) -> Arc<Config> {
         has_certificate: settings.tls.is_some(),
         mechanisms: odmr.mechanisms.clone(),
         errors_max: ERRORS_MAX,
-        wait: None,
+        wait: odmr.max_wait,
     })
 }
 
