@@ -23,7 +23,7 @@ use tracing::error;
 
 use super::connect::ConnectError;
 use super::verdict::{self, Verdict};
-use super::{Group, Verdicts};
+use super::{Group, Setup, Verdicts};
 
 /// Octets that are gathered in memory before they are written: small messages cost one visit to the file system.
 const GATHER_OCTETS: usize = 256 * 1024;
@@ -46,6 +46,8 @@ struct Folder {
     path: PathBuf,
     hostname: String,
     seen: Arc<Seen>,
+    /// Messages of one session that may be on their way into it.
+    writers_max: usize,
 }
 
 /// The name of a file that has it from a delivery.
@@ -87,24 +89,33 @@ impl Drop for Unfinished {
 
 impl Maildir {
     /// Opens the folder, and makes it where it is missing.
-    pub(super) async fn open(
-        path: PathBuf,
-        hostname: &str,
-        seen: Arc<Seen>,
-    ) -> Result<Self, ConnectError> {
-        let folder = Arc::new(Folder {
+    pub(super) async fn open(path: PathBuf, setup: &Setup) -> Result<Self, ConnectError> {
+        let maildir = Self::on(Arc::new(Folder {
             path,
-            hostname: hostname.to_owned(),
-            seen,
-        });
-        let maildir = Self {
+            hostname: setup.hostname.clone(),
+            seen: Arc::clone(&setup.seen),
+            writers_max: setup.config.connections,
+        }));
+        maildir.be_ready().await?;
+        Ok(maildir)
+    }
+
+    fn on(folder: Arc<Folder>) -> Self {
+        Self {
             folder,
             delivery_id: None,
             was_abandoned: false,
             draft: None,
-        };
-        maildir.be_ready().await?;
-        Ok(maildir)
+        }
+    }
+
+    /// For another message, into the same folder.
+    pub(super) fn beside(&self) -> Self {
+        Self::on(Arc::clone(&self.folder))
+    }
+
+    pub(super) fn connections_max(&self) -> usize {
+        self.folder.writers_max
     }
 
     /// Whether the folder can be written.

@@ -146,6 +146,11 @@ impl Verdicts {
         }
     }
 
+    /// The link broke under all of it.
+    pub(crate) fn link_lost(group: &Group) -> Self {
+        Self::all(group, &verdict::link_lost())
+    }
+
     /// The same answer to all of it.
     fn all(group: &Group, reply: &Reply) -> Self {
         Self {
@@ -175,11 +180,7 @@ impl Handover {
     /// Why no mail can be handed on now.
     pub async fn open(setup: &Setup) -> Result<Self, ConnectError> {
         match &setup.config.target {
-            Target::Maildir(path) => {
-                let maildir =
-                    Maildir::open(path.clone(), &setup.hostname, Arc::clone(&setup.seen)).await?;
-                Ok(Self::Maildir(maildir))
-            }
+            Target::Maildir(path) => Ok(Self::Maildir(Maildir::open(path.clone(), setup).await?)),
             _ => {
                 let smtp = Smtp::open(setup.clone()).await?;
                 Ok(Self::Smtp(Box::new(smtp)))
@@ -234,9 +235,15 @@ impl Handover {
 
     /// The content is complete: the target's verdict on the message.
     pub async fn finish(&mut self) -> Verdict {
+        self.finish_before(None).await
+    }
+
+    /// [`Handover::finish`], and `next` is what [`Handover::begin`] begins next: a target that allows it is asked for it
+    /// meanwhile.
+    pub async fn finish_before(&mut self, next: Option<&Group>) -> Verdict {
         match self {
             Self::Maildir(maildir) => maildir.finish().await,
-            Self::Smtp(smtp) => smtp.finish().await,
+            Self::Smtp(smtp) => smtp.finish(next).await,
         }
     }
 
@@ -254,6 +261,34 @@ impl Handover {
         match self {
             Self::Maildir(_) => false,
             Self::Smtp(smtp) => smtp.is_exhausted(),
+        }
+    }
+
+    /// Connections that a session may have side by side.
+    #[must_use]
+    pub fn connections_max(&self) -> usize {
+        match self {
+            Self::Maildir(maildir) => maildir.connections_max(),
+            Self::Smtp(smtp) => smtp.setup().config.connections,
+        }
+    }
+
+    /// Another connection to the same target.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn another(
+        &self,
+    ) -> impl Future<Output = Result<Self, ConnectError>> + Send + 'static + use<> {
+        let like = match self {
+            Self::Maildir(maildir) => Ok(maildir.beside()),
+            Self::Smtp(smtp) => Err(smtp.setup().clone()),
+        };
+        async move {
+            match like {
+                Ok(maildir) => Ok(Self::Maildir(maildir)),
+                Err(setup) => Ok(Self::Smtp(Box::new(Smtp::open(setup).await?))),
+            }
         }
     }
 

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
-use atrn_shared::dialogue::{Dialogue, LinkFault, Part, PartVerdict};
+use atrn_shared::dialogue::{Dialogue, Due, LinkFault, Part, PartVerdict};
 use atrn_shared::log::peer;
+use atrn_shared::smtp::address::ReversePath;
 use atrn_shared::smtp::client::{Dialect, Needs};
 use atrn_shared::smtp::parameter::{BodyType, MailParameters};
 use atrn_shared::smtp::reply::Reply;
@@ -36,6 +37,10 @@ pub struct Smtp {
     /// As it said in its last hello.
     offers_dsn: bool,
     stage: Stage,
+    /// The envelope of the next message is out already: the replies that are due.
+    ahead: Option<Due>,
+    /// Said goodbye because there was no mail.
+    is_resting: bool,
     faults: u32,
 }
 
@@ -60,6 +65,8 @@ impl Smtp {
             dialogue: None,
             offers_dsn: false,
             stage: Stage::Idle,
+            ahead: None,
+            is_resting: false,
             faults: 0,
         };
         smtp.connected(dialogue, names);
@@ -76,8 +83,13 @@ impl Smtp {
             return;
         }
         if let Some(dialogue) = self.dialogue.take() {
+            self.is_resting = true;
             dialogue.quit().await;
         }
+    }
+
+    pub(super) fn setup(&self) -> &Setup {
+        &self.setup
     }
 
     /// A target that answers now: on the connection that is there, or on a new one.
@@ -105,6 +117,8 @@ impl Smtp {
         self.dialogue = Some(dialogue);
         self.names = names;
         self.stage = Stage::Idle;
+        self.ahead = None;
+        self.is_resting = false;
     }
 
     pub(super) fn is_exhausted(&self) -> bool {
@@ -112,18 +126,25 @@ impl Smtp {
     }
 
     pub(super) async fn begin(&mut self, group: &Group) -> Verdicts {
-        if group.mail.is_some() {
-            self.stage = Stage::Idle;
-            if let Err(reply) = self.ready(group).await {
-                return Verdicts::all(group, &reply);
-            }
-        }
         let is_new = group.mail.is_some();
-        let mut outcome = self.ask(group).await;
+        let mut outcome = match self.ahead.take() {
+            Some(due) => self.asked(due).await,
+            None => {
+                if is_new {
+                    self.stage = Stage::Idle;
+                    if let Err(reply) = self.ready(group).await {
+                        return Verdicts::all(group, &reply);
+                    }
+                }
+                self.ask(group).await
+            }
+        };
         if let (true, Some(Err(fault))) = (is_new, &outcome)
             && is_stale(fault)
         {
             self.lose(fault);
+            // Gone when we came back to it: if nobody opens now, it was not this connection only.
+            self.is_resting = true;
             outcome = match self.ready(group).await {
                 Ok(()) => self.ask(group).await,
                 Err(reply) => return Verdicts::all(group, &reply),
@@ -166,7 +187,11 @@ impl Smtp {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it took too long".to_owned(),
         };
-        self.faults += 1;
+        // One that worked as long as it was asked and is not there now is not there for the next message either.
+        self.faults = match std::mem::take(&mut self.is_resting) {
+            true => FAULTS_MAX,
+            false => self.faults + 1,
+        };
         warn!(target = %self.setup.config.target, reason = %peer(&reason), "cannot reach the hand-over target");
         Err(verdict::unreachable())
     }
@@ -178,27 +203,17 @@ impl Smtp {
             _ => 0,
         };
         let dialogue = self.dialogue.as_mut()?;
-        let mail = group.mail.as_ref().map(|(path, parameters)| {
-            let parameters = MailParameters {
-                size: parameters
-                    .size
-                    .map(|size| size.saturating_add(TRACE_OCTETS)),
-                // A name between the relay and us; the target's 258 to it would be no word of ours.
-                delivery_id: None,
-                ..parameters.clone()
-            };
-            (path, parameters)
-        });
-        let part = Part {
-            mail: mail.as_ref().map(|(path, parameters)| (*path, parameters)),
-            recipients: &group.recipients,
-            data: group.content.is_some(),
-            accepted,
-        };
+        let mail = mail_to_target(group);
+        let part = part(group, mail.as_ref(), accepted);
         Some(match dialogue.client().dialect() {
             Dialect::Smtp => dialogue.part(&part).await,
             Dialect::Lmtp => ask_lmtp(dialogue, part).await,
         })
+    }
+
+    /// The replies to an envelope that was begun behind the message before it.
+    async fn asked(&mut self, due: Due) -> Option<Result<PartVerdict, LinkFault>> {
+        Some(self.dialogue.as_mut()?.envelope_verdict(due).await)
     }
 
     /// From the target's replies to those for the relay, one for each command.
@@ -261,7 +276,9 @@ impl Smtp {
         }
     }
 
-    pub(super) async fn finish(&mut self) -> Verdict {
+    /// The end of the content, and behind it, where the target takes that, the envelope of the message that is
+    /// [begun](Self::begin) next: one round trip a message and not two (RFC 2920 §3.1).
+    pub(super) async fn finish(&mut self, next: Option<&Group>) -> Verdict {
         let stage = std::mem::replace(&mut self.stage, Stage::Idle);
         let (Stage::Content { accepted, .. }, Some(dialogue)) = (&stage, &mut self.dialogue) else {
             let reply = match stage {
@@ -270,8 +287,11 @@ impl Smtp {
             };
             return Verdict::ours(reply);
         };
-        let said = match dialogue.end_of_data(*accepted).await {
-            Ok(replies) => replies.into_iter().next(),
+        let said = match finish_on(dialogue, *accepted, next).await {
+            Ok((said, ahead)) => {
+                self.ahead = ahead;
+                said
+            }
             Err(fault) => {
                 self.lose(&fault);
                 None
@@ -288,6 +308,9 @@ impl Smtp {
     }
 
     pub(super) async fn abandon(&mut self) {
+        if self.ahead.take().is_some() {
+            self.dialogue = None;
+        }
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle | Stage::Refused(_) => {}
             Stage::Content { .. } => self.dialogue = None,
@@ -302,9 +325,8 @@ impl Smtp {
     }
 
     pub(super) async fn quit(self) {
-        if let (Some(dialogue), false) =
-            (self.dialogue, matches!(self.stage, Stage::Content { .. }))
-        {
+        let is_busy = self.ahead.is_some() || matches!(self.stage, Stage::Content { .. });
+        if let (Some(dialogue), false) = (self.dialogue, is_busy) {
             dialogue.quit().await;
         }
     }
@@ -313,9 +335,60 @@ impl Smtp {
     fn lose(&mut self, fault: &LinkFault) {
         self.dialogue = None;
         self.stage = Stage::Idle;
+        self.ahead = None;
         self.faults += 1;
         let reason = fault.to_string();
         warn!(target = %self.setup.config.target, reason = %peer(&reason), "lost the hand-over target");
+    }
+}
+
+/// Ends the content and begins the next envelope; the target's word, and the replies that are due to the envelope.
+async fn finish_on(
+    dialogue: &mut Dialogue,
+    accepted: usize,
+    next: Option<&Group>,
+) -> Result<(Option<Reply>, Option<Due>), LinkFault> {
+    dialogue.begin_end_of_data(accepted)?;
+    let ahead = next
+        .filter(|next| may_follow(dialogue, next))
+        .map(|next| dialogue.begin_envelope(&part(next, mail_to_target(next).as_ref(), 0)));
+    let said = dialogue.verdicts().await?.into_iter().next();
+    Ok((said, ahead))
+}
+
+/// Whether the envelope may go out before the verdict on the message in front of it.
+fn may_follow(dialogue: &Dialogue, next: &Group) -> bool {
+    let client = dialogue.client();
+    client.extensions().pipelining
+        && next.mail.is_some()
+        && (client.dialect() == Dialect::Smtp || next.recipients.len() == 1)
+        && client.can_carry(&needs(next)).is_ok()
+}
+
+/// MAIL as the target gets it.
+fn mail_to_target(group: &Group) -> Option<(&ReversePath, MailParameters)> {
+    let (path, parameters) = group.mail.as_ref()?;
+    let parameters = MailParameters {
+        size: parameters
+            .size
+            .map(|size| size.saturating_add(TRACE_OCTETS)),
+        // A name between the relay and us; the target's 258 to it would be no word of ours.
+        delivery_id: None,
+        ..parameters.clone()
+    };
+    Some((path, parameters))
+}
+
+fn part<'g>(
+    group: &'g Group,
+    mail: Option<&'g (&ReversePath, MailParameters)>,
+    accepted: usize,
+) -> Part<'g> {
+    Part {
+        mail: mail.map(|(path, parameters)| (*path, parameters)),
+        recipients: &group.recipients,
+        data: group.content.is_some(),
+        accepted,
     }
 }
 

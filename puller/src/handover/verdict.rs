@@ -12,6 +12,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// The link broke under it.
+    pub(crate) fn link_lost() -> Self {
+        Self::ours(link_lost())
+    }
+
     /// A verdict of our own.
     pub(crate) fn ours(reply: Reply) -> Self {
         Self {
