@@ -79,10 +79,11 @@ impl Finish {
 
 impl Drain<'_> {
     /// Sends what the account has until nothing is left, and says QUIT; or waits for more, and sends that.
-    pub(super) async fn run(self, wire: Wire, pull: PullGuard) {
+    /// A watch of these domains that answers for the news that brought the session here does so until the first claim.
+    pub(super) async fn run(self, wire: Wire, pull: PullGuard, watch: Option<Watch>) {
         let began = Instant::now();
         let mut dialogue = Dialogue::new(wire, Dialect::Smtp, ClientTimeouts::default());
-        let (tally, ended) = self.send_all(&mut dialogue, &pull).await;
+        let (tally, ended) = self.send_all(&mut dialogue, &pull, watch).await;
         let reason = match &ended {
             Ok(finish) => finish.reason().to_owned(),
             Err(broken) => broken.to_string(),
@@ -113,6 +114,7 @@ impl Drain<'_> {
         &self,
         dialogue: &mut Dialogue,
         pull: &PullGuard,
+        watch: Option<Watch>,
     ) -> (Tally, Result<Finish, Broken>) {
         if let Err(fault) = self.greet(dialogue).await {
             return (Tally::default(), Err(fault.into()));
@@ -130,7 +132,7 @@ impl Drain<'_> {
             window: Window::new(dialogue.client().extensions()),
             dialogue,
             settlements: Settlements::new(puller, self.closing, pull, seat),
-            watch: self.store.watch(self.domains),
+            watch: watch.unwrap_or_else(|| self.store.watch(self.domains)),
             claimed: VecDeque::new(),
             is_dry: false,
             delivered: 0,

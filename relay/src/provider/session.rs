@@ -244,7 +244,7 @@ impl Session<'_> {
             wait: grant.wait,
             shutdown,
         }
-        .run(wire, grant.pull)
+        .run(wire, grant.pull, grant.watch)
         .await;
     }
 
