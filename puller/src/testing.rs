@@ -21,6 +21,8 @@ use crate::handover::Setup;
 use crate::journal::Journal;
 use crate::reversed::Terms;
 
+pub(crate) mod relay;
+
 /// A test that waits longer has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 

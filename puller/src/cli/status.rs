@@ -298,7 +298,7 @@ RELAY  MODE     PULL    RESULT                  MESSAGES     SIZE  DEFERRED  REF
 mx1    instant  2m ago  refused                       12  48.2 kB         3       16  1m ago     in 3m             1
 mx22   poll     never   -                              -        -         -        -  -          -                 0
 mx3    poll     never   -                              -        -         -        -  -          under way         0
-mx4    instant  for 2h  receiving (3 sessions)      1200  4.92 MB         0        0  5s ago     -                 0
+mx4    instant  for 2h  receiving (3 sessions)      1200   4.9 MB         0        0  5s ago     -                 0
 mx1: the relay cannot wait for mail (no XWAIT): polled every 5m
 ALARM mx1: the relay says 535 5.7.8 no
 mx1: the mail server refused 16 of 31 for good; the log has its replies

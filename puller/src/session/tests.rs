@@ -1,45 +1,15 @@
 //! Pulls from a relay that a test plays, in the clear on loopback.
 
-use atrn_shared::config::{Address, load};
-use atrn_shared::secret::Secret;
+use atrn_shared::config::Address;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::handover::REST_AFTER;
+use crate::testing::relay::{FakeRelay, pull};
 use crate::testing::{Corporate, PATIENCE, Script, journal};
 
 const OFFER: &str = "250-relay.example.net\r\n250-AUTH CRAM-MD5\r\n250 ATRN\r\n";
-
-/// The settings of a pull, by way of a file as anybody would write it.
-fn pull(address: &str, corporate: &Corporate, purpose: Purpose) -> Pull {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("puller.toml");
-    let text = format!(
-        "hostname = \"puller.example.org\"\n[[relay]]\nname = \"mx1\"\naddress = \"{address}\"\ntls = \"off\"\naccount = \"corp\"\n\
-         secret_file = \"s\"\nweakest_mechanism = \"CRAM-MD5\"\ndomains = [\"example.org\", \"example.com\"]\n\
-         [handover]\ntarget = \"maildir:/nowhere\"\n"
-    );
-    std::fs::write(&path, text).unwrap();
-    let config: PullerConfig = load(&path).unwrap().config;
-    let relay = config.relays[0].clone();
-    Pull {
-        hostname: config.hostname.to_string(),
-        domains: relay.domains.clone(),
-        relay,
-        credentials: Credentials {
-            secret: Some(Secret::new("tanstaaf".to_owned())),
-            identity: None,
-            tls: None,
-        },
-        limits: config.limits,
-        handover: corporate.setup(),
-        purpose,
-        reports: None,
-        wait: None,
-        rank: Rank::Main,
-        stop: CancellationToken::new(),
-    }
-}
 
 /// The relay's end: it says its next line whenever the puller has said one.
 async fn play(listener: TcpListener, script: Vec<String>) -> String {
@@ -267,6 +237,161 @@ async fn a_stop_while_the_relay_thinks_ends_the_pull() {
     );
     pull.stop.cancel();
     assert_eq!(pull.run(&Flow::default()).await.outcome, Outcome::Stopped);
+}
+
+/// A pull in instant mode at a relay that waits, as a task; what it reports.
+fn waiting(
+    relay: &FakeRelay,
+    corporate: &Corporate,
+    journal: Journal,
+) -> (CancellationToken, tokio::task::JoinHandle<Report>) {
+    let mut pull = pull(&relay.address, corporate, Purpose::Mail(journal));
+    pull.wait = Some(Duration::from_secs(240));
+    let stop = pull.stop.clone();
+    (
+        stop,
+        tokio::spawn(async move { pull.run(&Flow::default()).await }),
+    )
+}
+
+async fn ended(pull: tokio::task::JoinHandle<Report>) -> Report {
+    let report = tokio::time::timeout(PATIENCE, pull).await;
+    report.expect("an end in time").unwrap()
+}
+
+/// Time passes, for everybody who waits now.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+// covers: R2645-16
+#[tokio::test]
+async fn who_waits_asks_again_on_the_same_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let corporate = Corporate::start(Script::default()).await;
+    for (offered, seconds) in [(30, 30), (600, 240)] {
+        let relay = FakeRelay::start(Some(offered)).await;
+        let (_, pull) = waiting(&relay, &corporate, journal(&folder));
+        let mut caller = relay.called().await;
+        let expected = format!("ATRN example.org,example.com XWAIT={seconds}");
+        assert_eq!(caller.atrn, expected);
+        for _ in 0..2 {
+            assert_eq!(caller.no_mail().await.as_deref(), Some(expected.as_str()));
+        }
+        caller.turn().await;
+        caller.delivers(2).await;
+        caller.quit().await;
+        let report = ended(pull).await;
+        assert_eq!(
+            (report.outcome, report.tally.messages, report.offers_wait),
+            (Outcome::Pulled, 2, Some(true))
+        );
+    }
+    let record = corporate.record();
+    // It was asked before each ATRN whether it is there.
+    let resets = record.commands.iter().filter(|line| *line == "RSET");
+    assert!(resets.count() >= 4, "{:?}", record.commands);
+}
+
+#[tokio::test]
+async fn who_cannot_wait_is_asked_plainly() {
+    let folder = tempfile::tempdir().unwrap();
+    let corporate = Corporate::start(Script::default()).await;
+    let relay = FakeRelay::start(None).await;
+    let (_, pull) = waiting(&relay, &corporate, journal(&folder));
+    let mut caller = relay.called().await;
+    assert_eq!(caller.atrn, "ATRN example.org,example.com");
+    assert_eq!(caller.no_mail().await.as_deref(), Some("QUIT"));
+    drop(caller);
+    let report = ended(pull).await;
+    assert_eq!(
+        (report.outcome, report.offers_wait),
+        (Outcome::NoMail, Some(false))
+    );
+}
+
+/// No ATRN while the target does not greet, also not a repeated one.
+#[tokio::test]
+async fn nothing_is_asked_again_for_a_target_that_is_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let corporate = Corporate::start(Script::default()).await;
+    let relay = FakeRelay::start(Some(240)).await;
+    let (_, pull) = waiting(&relay, &corporate, journal(&folder));
+    let mut caller = relay.called().await;
+    corporate.change(|script| {
+        *script = Script::default()
+            .on("RSET", "421 4.3.2 going down")
+            .on("GREETING", "554 5.3.2 down");
+    });
+    assert_eq!(caller.no_mail().await.as_deref(), Some("QUIT"));
+    caller.send("221 bye\r\n").await;
+    let report = ended(pull).await;
+    assert_eq!(report.outcome.exit_code().code(), 71, "{report:?}");
+}
+
+#[tokio::test]
+async fn a_target_that_has_nothing_to_do_is_left_alone_and_comes_back_for_mail() {
+    let folder = tempfile::tempdir().unwrap();
+    let corporate = Corporate::start(Script::default()).await;
+    let relay = FakeRelay::start(Some(240)).await;
+    let (_, pull) = waiting(&relay, &corporate, journal(&folder));
+    let mut caller = relay.called().await;
+    assert_eq!(corporate.record().ended, 0);
+    pass(REST_AFTER).await;
+    let record = corporate.until("at rest", |record| record.ended == 1).await;
+    assert_eq!(record.commands.last().unwrap(), "QUIT");
+    caller.turn().await;
+    caller.delivers(1).await;
+    caller.quit().await;
+    assert_eq!(ended(pull).await.tally.messages, 1);
+    assert_eq!(corporate.record().sessions, 2);
+}
+
+// covers: R2645-15
+#[tokio::test]
+async fn a_silence_that_was_agreed_on_breaks_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let corporate = Corporate::start(Script::default()).await;
+    let relay = FakeRelay::start(Some(3_600)).await;
+    let mut pull = pull(&relay.address, &corporate, Purpose::Mail(journal(&folder)));
+    pull.wait = Some(Duration::from_secs(1_200));
+    let pull = tokio::spawn(async move { pull.run(&Flow::default()).await });
+    let mut caller = relay.called().await;
+    assert!(caller.atrn.ends_with(" XWAIT=1200"), "{}", caller.atrn);
+    let wait = Duration::from_secs(1_200);
+    pass(wait).await;
+    assert_eq!(caller.no_mail().await, Some(caller.atrn.clone()));
+    caller.turn().await;
+    pass(wait).await;
+    caller.send("NOOP\r\n").await;
+    assert!(caller.line().await.unwrap().starts_with("250 "));
+    // One that is never broken is a connection that is dead.
+    pass(wait + WAIT_GRACE).await;
+    assert!(caller.line().await.unwrap().starts_with("421 "));
+    assert_eq!(ended(pull).await.outcome.exit_code().code(), 75);
+}
+
+/// A stop need not wait for the relay: not for its answer, and not for more mail.
+#[tokio::test]
+async fn a_stop_ends_a_wait_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let corporate = Corporate::start(Script::default()).await;
+    let relay = FakeRelay::start(Some(240)).await;
+    for turns in [false, true] {
+        let (stop, pull) = waiting(&relay, &corporate, journal(&folder));
+        let mut caller = relay.called().await;
+        if turns {
+            caller.turn().await;
+            caller.delivers(1).await;
+        }
+        stop.cancel();
+        assert_eq!(ended(pull).await.outcome, Outcome::Stopped);
+        let last = caller.line().await;
+        assert_eq!(last.is_some_and(|line| line.starts_with("421 ")), turns);
+        assert_eq!(caller.line().await, None);
+    }
 }
 
 // covers: R2645-16
