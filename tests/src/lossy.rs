@@ -1,21 +1,18 @@
-//! A line between the puller and the relay that loses answers: it lets everything through but the `250` that says that
-//! a message was handed over. That one is swallowed, so many times for each delivery, and the connection is cut.
+//! A line between the puller and the relay that loses answers: it lets everything through but the reply that says that
+//! a message is inside, a `250` to its content or a `258` to its name. The first so many of each delivery are swallowed,
+//! and the connection is cut: with several messages under way, all that the puller says from then on is lost too.
 //!
-//! It reads along, so the relay's ODMR listener must be without TLS.
+//! It reads along, so the relay's ODMR listener must be without TLS, and the puller must offer CHUNKING, as ours does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::process::PATIENCE;
 
-/// What the puller says of a message that the corporate server took.
-const ANSWER: &str = "250 2.0.0 Message handed over";
 /// What the relay writes in front of a delivery's name.
-const NAME: &str = "XDELIVERYID=";
-/// More than a MAIL command has: a name may stand in two pieces of the stream.
-const TAIL_OCTETS: usize = 1024;
+const NAME: &str = " XDELIVERYID=";
 
 /// The line, until it is dropped.
 #[derive(Debug)]
@@ -27,7 +24,7 @@ pub struct LossyLine {
 /// What becomes of an answer that is lost.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Loss {
-    /// The connection is cut in its place.
+    /// The connection is cut in its place: neither side hears of the other again.
     Cut,
     /// It is kept, and nothing more comes, as long as the connection lives.
     Stall,
@@ -36,11 +33,18 @@ pub enum Loss {
 #[derive(Debug)]
 struct Shared {
     relay: SocketAddr,
-    /// Answers lost of each delivery, and how many are to be.
-    lost: Mutex<HashMap<String, usize>>,
+    losses: Mutex<Losses>,
     changed: Condvar,
     times: usize,
     loss: Loss,
+}
+
+#[derive(Debug, Default)]
+struct Losses {
+    /// Answers lost of each delivery.
+    each: HashMap<String, usize>,
+    /// The most that one connection took with it.
+    at_once: usize,
 }
 
 impl LossyLine {
@@ -54,7 +58,7 @@ impl LossyLine {
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             relay,
-            lost: Mutex::default(),
+            losses: Mutex::default(),
             changed: Condvar::new(),
             times,
             loss,
@@ -82,7 +86,13 @@ impl LossyLine {
     /// How many answers were lost of each delivery, by its name.
     #[must_use]
     pub fn lost(&self) -> HashMap<String, usize> {
-        self.shared.lost().clone()
+        self.shared.losses().each.clone()
+    }
+
+    /// The most answers that were lost with one connection.
+    #[must_use]
+    pub fn lost_at_once(&self) -> usize {
+        self.shared.losses().at_once
     }
 
     /// Waits until so many answers are lost.
@@ -91,13 +101,14 @@ impl LossyLine {
     /// When they are not in time.
     #[track_caller]
     pub fn wait_for_losses(&self, count: usize) {
-        let lost = self.shared.lost();
-        let (lost, timeout) = self
+        let losses = self.shared.losses();
+        let too_few = |losses: &mut Losses| losses.each.values().sum::<usize>() < count;
+        let (losses, timeout) = self
             .shared
             .changed
-            .wait_timeout_while(lost, PATIENCE, |lost| lost.values().sum::<usize>() < count)
+            .wait_timeout_while(losses, PATIENCE, too_few)
             .unwrap_or_else(PoisonError::into_inner);
-        assert!(!timeout.timed_out(), "lost only {lost:?}");
+        assert!(!timeout.timed_out(), "lost only {losses:?}");
     }
 }
 
@@ -106,7 +117,7 @@ impl Drop for LossyLine {
         // The thread waits for a connection: give it one, so that it sees the end.
         self.shared = Arc::new(Shared {
             relay: self.address,
-            lost: Mutex::default(),
+            losses: Mutex::default(),
             changed: Condvar::new(),
             times: 0,
             loss: Loss::Cut,
@@ -116,8 +127,8 @@ impl Drop for LossyLine {
 }
 
 impl Shared {
-    fn lost(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    fn losses(&self) -> MutexGuard<'_, Losses> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Two threads, one for each direction; each ends with the connection.
@@ -129,7 +140,7 @@ impl Shared {
             shared: Arc::clone(self),
             puller,
             relay,
-            under_way: Mutex::default(),
+            due: Mutex::default(),
         });
         for stream in [&line.puller, &line.relay] {
             stream.set_nodelay(true).ok();
@@ -139,12 +150,13 @@ impl Shared {
         std::thread::spawn(move || line.to_relay());
     }
 
-    /// Whether this answer is lost.
-    fn loses(&self, delivery: &str) -> bool {
-        let mut lost = self.lost();
-        let count = lost.entry(delivery.to_owned()).or_default();
+    /// Whether this answer is lost; `before`: so many were lost with its connection.
+    fn loses(&self, delivery: &str, before: usize) -> bool {
+        let mut losses = self.losses();
+        let count = losses.each.entry(delivery.to_owned()).or_default();
         let loses = *count < self.times;
         *count += usize::from(loses);
+        losses.at_once = losses.at_once.max(before + usize::from(loses));
         self.changed.notify_all();
         loses
     }
@@ -155,28 +167,38 @@ struct Line {
     shared: Arc<Shared>,
     puller: TcpStream,
     relay: TcpStream,
-    /// The delivery that the relay sent last: it waits for the answer before it sends another.
-    under_way: Mutex<String>,
+    /// Commands of the relay that are not answered yet, in their order.
+    due: Mutex<VecDeque<Due>>,
+}
+
+/// What a reply will answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Due {
+    /// MAIL with the name of a delivery.
+    Mail(String),
+    /// The end of the content of a delivery.
+    Content(String),
+    /// Anything else.
+    Other,
 }
 
 impl Line {
     fn to_puller(&self) {
-        let mut tail = Vec::new();
+        let mut commands = Commands::default();
         let mut piece = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = (&self.relay).read(&mut piece) {
-            tail.extend_from_slice(&piece[..count]);
-            if let Some(name) = last_name(&tail) {
-                *self.under_way() = name;
-            }
-            tail.drain(..tail.len().saturating_sub(TAIL_OCTETS));
+            // Before the puller has them, so that no answer comes first.
+            self.due().extend(commands.read(&piece[..count]));
             if (&self.puller).write_all(&piece[..count]).is_err() {
                 break;
             }
         }
-        self.cut();
+        // What the puller still says of the mail that it has goes its way, to the relay or nowhere.
+        self.puller.shutdown(Shutdown::Write).ok();
     }
 
     fn to_relay(&self) {
+        let (mut lost, mut is_open) = (0, true);
         let mut input = Vec::new();
         let mut piece = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = (&self.puller).read(&mut piece) {
@@ -184,51 +206,90 @@ impl Line {
             let whole = input.iter().rposition(|&octet| octet == b'\n');
             let lines: Vec<u8> = input.drain(..whole.map_or(0, |end| end + 1)).collect();
             for line in lines.split_inclusive(|&octet| octet == b'\n') {
-                let is_answer = line.starts_with(ANSWER.as_bytes());
-                if is_answer && self.shared.loses(&self.under_way()) {
+                if self
+                    .settles(line)
+                    .is_some_and(|name| self.shared.loses(&name, lost))
+                {
+                    lost += 1;
+                    is_open = false;
                     if self.shared.loss == Loss::Cut {
-                        return self.cut();
+                        self.relay.shutdown(Shutdown::Both).ok();
                     }
-                    // Until the puller is gone.
-                    while let Ok(1..) = (&self.puller).read(&mut piece) {}
-                    return self.cut();
                 }
-                if (&self.relay).write_all(line).is_err() {
-                    return self.cut();
-                }
+                is_open = is_open && (&self.relay).write_all(line).is_ok();
             }
         }
-        self.cut();
-    }
-
-    fn cut(&self) {
         for stream in [&self.puller, &self.relay] {
             // The peer may have closed it already.
             stream.shutdown(Shutdown::Both).ok();
         }
     }
 
-    fn under_way(&self) -> MutexGuard<'_, String> {
-        self.under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// The delivery that this line of the puller's settles: after it, the relay would not send it again.
+    fn settles(&self, line: &[u8]) -> Option<String> {
+        let is_last = matches!(line, [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b' ', ..]);
+        let due = is_last.then(|| self.due().pop_front()).flatten()?;
+        match due {
+            Due::Content(name) if line.starts_with(b"250") => Some(name),
+            Due::Mail(name) if line.starts_with(b"258") => Some(name),
+            _ => None,
+        }
+    }
+
+    fn due(&self) -> MutexGuard<'_, VecDeque<Due>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The last name of a delivery that is there whole.
-fn last_name(octets: &[u8]) -> Option<String> {
-    let mut names = octets
-        .windows(NAME.len())
-        .enumerate()
-        .rev()
-        .filter(|(_, window)| *window == NAME.as_bytes())
-        .map(|(position, _)| &octets[position + NAME.len()..]);
-    names.find_map(|rest| {
-        let end = rest
-            .iter()
-            .position(|octet| matches!(octet, b' ' | b'\r'))?;
-        Some(String::from_utf8_lossy(&rest[..end]).into_owned())
-    })
+/// The relay's side of the stream, read for its commands.
+#[derive(Debug, Default)]
+struct Commands {
+    line: Vec<u8>,
+    /// Octets of content that are still to come.
+    content: usize,
+    name: Option<String>,
+}
+
+impl Commands {
+    /// What the next octets ask for. Before the turn the relay replies, and asks nothing.
+    fn read(&mut self, mut octets: &[u8]) -> Vec<Due> {
+        let mut due = Vec::new();
+        while !octets.is_empty() {
+            let skipped = self.content.min(octets.len());
+            self.content -= skipped;
+            octets = &octets[skipped..];
+            let Some(end) = octets.iter().position(|&octet| octet == b'\n') else {
+                self.line.extend_from_slice(octets);
+                break;
+            };
+            self.line.extend_from_slice(&octets[..=end]);
+            octets = &octets[end + 1..];
+            let line = std::mem::take(&mut self.line);
+            due.extend(self.command(&String::from_utf8_lossy(&line)));
+        }
+        due
+    }
+
+    fn command(&mut self, line: &str) -> Option<Due> {
+        let line = line.trim_end();
+        let (verb, argument) = line.split_once(' ').unwrap_or((line, ""));
+        match verb {
+            "MAIL" => {
+                let name = argument.split_once(NAME).map(|(_, rest)| rest);
+                self.name = name.map(|rest| rest.split(' ').next().unwrap_or(rest).to_owned());
+                Some(self.name.clone().map_or(Due::Other, Due::Mail))
+            }
+            "BDAT" => {
+                let mut words = argument.split(' ');
+                self.content = words.next()?.parse().ok()?;
+                let is_last = words.next().is_some();
+                let name = self.name.take_if(|_| is_last);
+                Some(name.map_or(Due::Other, Due::Content))
+            }
+            _ if line.starts_with(|first: char| first.is_ascii_alphabetic()) => Some(Due::Other),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -236,19 +297,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_found_whole_or_not_at_all() {
-        for (octets, expected) in [
-            ("MAIL FROM:<> XDELIVERYID=a.1 SIZE=5\r\n", Some("a.1")),
-            ("XDELIVERYID=a.1\r\nx XDELIVERYID=a.2\r\n", Some("a.2")),
-            ("XDELIVERYID=a.1\r\nx XDELIVERYID=a.2", Some("a.1")),
-            ("XDELIVERYID=a.1", None),
-            ("MAIL FROM:<>\r\n", None),
-        ] {
-            assert_eq!(
-                last_name(octets.as_bytes()).as_deref(),
-                expected,
-                "{octets}"
-            );
+    fn commands_are_told_from_replies_and_content_in_any_pieces() {
+        let mail = |name: &str| Due::Mail(name.to_owned());
+        let content = |name: &str| Due::Content(name.to_owned());
+        let stream = b"250-relay\r\n250 2.0.0 reversing\r\nEHLO relay\r\n\
+            MAIL FROM:<a@b.example> XDELIVERYID=a.1 SIZE=5\r\nRCPT TO:<u@example.org>\r\nBDAT 6 LAST\r\nMAIL\r\n\
+            RSET\r\nMAIL FROM:<> XDELIVERYID=a.2\r\nBDAT 3\r\nab\nBDAT 0 LAST\r\nQUIT\r\n";
+        let expected = [
+            Due::Other,
+            mail("a.1"),
+            Due::Other,
+            content("a.1"),
+            Due::Other,
+            mail("a.2"),
+            Due::Other,
+            content("a.2"),
+            Due::Other,
+        ];
+        for size in [1, 7, stream.len()] {
+            let mut commands = Commands::default();
+            let due: Vec<Due> = stream
+                .chunks(size)
+                .flat_map(|piece| commands.read(piece))
+                .collect();
+            assert_eq!(due, expected, "pieces of {size}");
         }
     }
 }

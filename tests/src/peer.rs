@@ -334,17 +334,35 @@ impl Peer {
     /// miss a fault, never report one wrongly.
     #[track_caller]
     pub fn expect_silence(&mut self, wait: Duration) {
-        assert!(self.input.is_empty(), "came early: {}", shown(&self.input));
-        self.stream().set_deadline(wait);
-        let mut buffer = [0; 512];
-        let outcome = self.stream().read(&mut buffer);
-        self.stream().set_deadline(DEADLINE);
-        if let Ok(count) = outcome {
+        if !self.is_silent(wait) {
             panic!(
                 "expected silence, got {}\n{}",
-                shown(&buffer[..count]),
+                shown(&self.input),
                 self.dialogue
             );
+        }
+    }
+
+    /// Whether nothing is there and nothing comes for so long.
+    ///
+    /// # Panics
+    /// When the peer hangs up.
+    #[track_caller]
+    pub fn is_silent(&mut self, wait: Duration) -> bool {
+        if !self.input.is_empty() {
+            return false;
+        }
+        self.stream().set_deadline(wait);
+        let mut buffer = [0; 16 * 1024];
+        let outcome = self.stream().read(&mut buffer);
+        self.stream().set_deadline(DEADLINE);
+        match outcome {
+            Ok(count) => {
+                assert!(count > 0, "the peer hung up\n{}", self.dialogue);
+                self.input.extend_from_slice(&buffer[..count]);
+                false
+            }
+            Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
         }
     }
 

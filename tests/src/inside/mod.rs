@@ -292,6 +292,13 @@ impl Inside {
         self.shared.changed.notify_all();
     }
 
+    /// Closes every connection, as a server does that wants no idle ones.
+    pub fn hang_up_all(&self) {
+        for switch in self.shared.state().switches.values() {
+            switch.off();
+        }
+    }
+
     /// Forgets all orders.
     pub fn behave(&self) {
         self.shared.state().rules.clear();

@@ -1,5 +1,7 @@
 //! Orders to misbehave: at which step, for whom, how often, and how.
 
+use std::time::Duration;
+
 use super::Inside;
 
 /// A place in the dialogue where the server answers.
@@ -39,6 +41,7 @@ pub(super) enum Action {
     HangUp,
     Stall,
     TakeAndHangUp,
+    TakeTime(Duration),
 }
 
 #[derive(Debug)]
@@ -127,6 +130,11 @@ impl<'a> Order<'a> {
     /// Says nothing until [`Inside::release`], then does the right thing.
     pub fn stall(self) {
         self.give(Action::Stall);
+    }
+
+    /// Ponders for so long, then does the right thing.
+    pub fn take_time(self, time: Duration) {
+        self.give(Action::TakeTime(time));
     }
 
     fn give(self, action: Action) {

@@ -269,11 +269,11 @@ impl<'a> Session<'a> {
                 wire.hang_up();
                 Ok(true)
             }
-            Some(Action::Stall) => {
-                self.shared.stall();
+            None => Ok(false),
+            order @ Some(Action::Stall | Action::TakeTime(_)) => {
+                self.ponder(order.as_ref());
                 Ok(false)
             }
-            None => Ok(false),
             order => wire.act(order, ""),
         }
     }
@@ -291,9 +291,7 @@ impl<'a> Session<'a> {
         let mut actions = Vec::new();
         for recipient in recipients.iter().take(verdicts) {
             let action = self.shared.order(Step::EndOfData, recipient);
-            if matches!(action, Some(Action::Stall)) {
-                self.shared.stall();
-            }
+            self.ponder(action.as_ref());
             actions.push(action);
         }
         let taken: Vec<String> = if verdicts == recipients.len() {
@@ -328,10 +326,16 @@ impl<'a> Session<'a> {
     /// Answers as ordered, or else rightly; true when the connection is over.
     fn answer(&self, wire: &mut Wire, step: Step, text: &str, right: &str) -> io::Result<bool> {
         let action = self.shared.order(step, text);
-        if matches!(action, Some(Action::Stall)) {
-            self.shared.stall();
-        }
+        self.ponder(action.as_ref());
         wire.act(action, right)
+    }
+
+    fn ponder(&self, action: Option<&Action>) {
+        match action {
+            Some(Action::Stall) => self.shared.stall(),
+            Some(Action::TakeTime(time)) => std::thread::sleep(*time),
+            _ => {}
+        }
     }
 
     fn clear(&mut self) {
@@ -344,7 +348,7 @@ impl<'a> Session<'a> {
 /// Whether the message is taken under this order.
 fn takes(action: Option<&Action>) -> bool {
     match action {
-        None | Some(Action::Stall | Action::TakeAndHangUp) => true,
+        None | Some(Action::Stall | Action::TakeAndHangUp | Action::TakeTime(_)) => true,
         Some(Action::HangUp | Action::Raw(_)) => false,
         Some(Action::Reply(reply)) => reply.starts_with('2'),
     }
@@ -386,7 +390,7 @@ impl Wire {
 
     fn act(&mut self, action: Option<Action>, right: &str) -> io::Result<bool> {
         match action {
-            None | Some(Action::Stall) => self.say(right),
+            None | Some(Action::Stall | Action::TakeTime(_)) => self.say(right),
             Some(Action::Reply(reply)) => self.say(&reply),
             Some(Action::Raw(octets)) => {
                 self.refused = true;

@@ -4,8 +4,10 @@
 //!
 //! * the sender repeats mail for which he saw no 250, and each time it is a new message;
 //! * the queue has a durable part and a part in memory: what waits for its commit, leases, settlements under way;
-//! * a delivery goes out in one flight, and each message on the wire can be lost with its connection, on one side
-//!   first or on both. What the puller does behind a lost connection goes on, as in the program;
+//! * a session has a window of messages under way: each goes out in one flight, ahead of the answers to those before it,
+//!   the puller hands several over side by side, and answers go back in their order;
+//! * each message on the wire can be lost with its connection, on one side first or on both. What the puller does
+//!   behind a lost connection goes on, as in the program;
 //! * the journal keeps which recipients of a delivery id were taken, and an id that one session has in hand waits in
 //!   the others;
 //! * the corporate server takes or refuses each recipient and each content as it likes.
@@ -17,8 +19,10 @@ mod faults;
 mod state;
 mod steps;
 
-pub use self::state::{Message, Phase, Sender, Sending, Session, Stage, State, Verdict};
+pub use self::state::{Message, Phase, Sender, Sending, Stage, State, Transaction, Verdict};
 pub use self::steps::Step;
+
+use std::ops::Range;
 
 use super::explorer::{Model, Move};
 
@@ -28,8 +32,8 @@ pub const MAILS_MAX: usize = 3;
 pub const FAULTS_MAX: u8 = 3;
 /// Recipients of a mail, at most.
 pub const RECIPIENTS_MAX: usize = 2;
-/// Sessions of all pullers, at most.
-pub const SESSIONS_MAX: usize = 4;
+/// Messages under way in the sessions of all pullers, at most.
+pub const TRANSACTIONS_MAX: usize = 4;
 
 /// What is modelled.
 #[derive(Clone, Debug)]
@@ -38,6 +42,8 @@ pub struct Ownership {
     pub mails: Vec<usize>,
     /// Which puller process each session belongs to.
     pub sessions: Vec<usize>,
+    /// Messages that a session may have under way.
+    pub window: usize,
     /// Losses and crashes, in all.
     pub faults: u8,
     /// Recipients and contents that the corporate server refuses, in all.
@@ -53,6 +59,10 @@ pub enum Mutation {
     AcceptBeforeCommit,
     /// The relay is answered before the journal's commit.
     AnswerBeforeJournal,
+    /// The puller answers a message of a window before those that came before it.
+    AnswerOutOfOrder,
+    /// The puller takes the journal's commit of one message of a window for that of the others.
+    CommitTakenForOthers,
     /// Another session may begin an id that one has in hand.
     InProgressNotExcluded,
     /// MAIL is answered 258 for a delivery that was taken in part.
@@ -64,6 +74,10 @@ pub enum Mutation {
     SeparateJournals,
     /// The relay settles what it has sent, before it has read the answer.
     SettleBeforeAnswer,
+    /// The relay takes an answer for that to the message that it has sent last.
+    SettleNewest,
+    /// The puller awaits and writes down no more than the oldest of a window when the relay is gone.
+    WindowForgottenOnLoss,
 }
 
 impl Ownership {
@@ -71,10 +85,30 @@ impl Ownership {
         self.mutation == Some(mutation)
     }
 
-    /// Which journal a session writes.
-    fn journal(&self, session: usize) -> usize {
+    /// Places for messages that are under way.
+    fn transactions(&self) -> usize {
+        self.sessions.len() * self.window
+    }
+
+    /// The session of such a place.
+    fn session(&self, number: usize) -> usize {
+        number / self.window
+    }
+
+    /// The places of a session, in the order of the wire.
+    fn window(&self, session: usize) -> Range<usize> {
+        session * self.window..(session + 1) * self.window
+    }
+
+    /// The puller of such a place.
+    fn puller(&self, number: usize) -> usize {
+        self.sessions[self.session(number)]
+    }
+
+    /// Which journal is written there.
+    fn journal(&self, number: usize) -> usize {
         match self.has(Mutation::SeparateJournals) {
-            true => self.sessions[session],
+            true => self.puller(number),
             false => 0,
         }
     }
@@ -91,8 +125,8 @@ impl Model for Ownership {
     fn moves(&self, state: &State, moves: &mut Vec<Move<Self>>) {
         steps::sender(self, state, moves);
         steps::relay(self, state, moves);
-        for session in 0..self.sessions.len() {
-            steps::puller(self, state, session, moves);
+        for number in 0..self.transactions() {
+            steps::puller(self, state, number, moves);
         }
         if state.faults_left > 0 {
             faults::all(self, state, moves);
@@ -115,9 +149,9 @@ impl Model for Ownership {
     fn is_done(&self, state: &State) -> bool {
         let sent = usize::from(state.sender.mail) == self.mails.len();
         let idle = state
-            .sessions
+            .transactions
             .iter()
-            .all(|session| session.phase == Phase::Idle);
+            .all(|transaction| transaction.phase == Phase::Idle);
         let messages = state.messages.iter();
         sent && idle
             && messages

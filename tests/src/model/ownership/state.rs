@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use super::{FAULTS_MAX, MAILS_MAX, Mutation, Ownership, RECIPIENTS_MAX, SESSIONS_MAX};
+use super::{FAULTS_MAX, MAILS_MAX, Mutation, Ownership, RECIPIENTS_MAX, TRANSACTIONS_MAX};
 
 /// A mask without a recipient.
 pub(super) const NOBODY: u8 = 0;
@@ -16,8 +16,8 @@ pub struct State {
     pub sender: Sender,
     /// Messages in the order in which they came.
     pub messages: [Message; MESSAGES_MAX],
-    /// The sessions of all pullers.
-    pub sessions: [Session; SESSIONS_MAX],
+    /// What is under way in the sessions of all pullers: a window's worth for each, in the order of the wire.
+    pub transactions: [Transaction; TRANSACTIONS_MAX],
     /// Losses and crashes that may still come.
     pub faults_left: u8,
     /// Refusals that may still come.
@@ -93,9 +93,9 @@ pub enum Stage {
     Over,
 }
 
-/// A session of a puller, from the claim to the answer, and its transaction with the corporate server.
+/// A message under way in a session, from the claim to the answer, and its transaction with the corporate server.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Session {
+pub struct Transaction {
     /// How far the transaction has come.
     pub phase: Phase,
     /// Whether the relay is still there. Without it the puller ends what it has in hand.
@@ -128,6 +128,8 @@ pub enum Phase {
     Inside,
     /// The journal commits.
     Journaling,
+    /// The puller is through with it; its answer waits until those before it have gone out.
+    Judged,
     /// The answer is on the wire to the relay.
     Answered,
     /// The relay has read an answer that the journal does not know: only by mistake.
@@ -163,7 +165,7 @@ impl State {
         Self {
             sender: Sender::default(),
             messages: [Message::default(); MESSAGES_MAX],
-            sessions: [Session::default(); SESSIONS_MAX],
+            transactions: [Transaction::default(); TRANSACTIONS_MAX],
             faults_left: faults,
             refusals_left: refusals,
             broken: None,
@@ -178,33 +180,46 @@ impl State {
             Stage::Gone => NOBODY,
             Stage::Pending | Stage::Stored => message.left,
         };
-        let on_the_way = self.sessions.iter().filter(|session| session.has(at));
-        let on_the_way = on_the_way.fold(NOBODY, |all, session| all | session.mask(|_| true));
+        let on_the_way = self
+            .transactions
+            .iter()
+            .filter(|transaction| transaction.has(at));
+        let on_the_way =
+            on_the_way.fold(NOBODY, |all, transaction| all | transaction.mask(|_| true));
         let safe = kept | message.inside | message.failed | on_the_way;
         message.acknowledged && message.recipients & !safe != NOBODY
     }
 
-    /// Whether a live session or a settlement under way holds the delivery: the lease, in the relay's memory.
+    /// Whether a live transaction or a settlement under way holds the delivery: the lease, in the relay's memory.
     pub(super) fn is_leased(&self, at: usize) -> bool {
-        let holds = |session: &Session| session.linked && session.has(at);
-        self.messages[at].settling.is_some() || self.sessions.iter().any(holds)
+        let holds = |transaction: &Transaction| transaction.linked && transaction.has(at);
+        self.messages[at].settling.is_some() || self.transactions.iter().any(holds)
     }
 
     /// Leaves out what nothing depends on any more, so that states that differ in nothing else are one.
     pub(super) fn forget(&mut self, model: &Ownership) {
+        for window in self.transactions.chunks_exact_mut(model.window) {
+            close_gaps(window);
+            send_answers(window, model.has(Mutation::AnswerOutOfOrder));
+        }
         for at in 0..self.messages.len() {
             self.forget_message(at);
         }
         // With a mistake planted the search is short, and the way to it reads better when nobody changes places.
         if model.mutation.is_none() {
             self.close_ranks();
-            self.order_sessions(&model.sessions);
+            self.order_sessions(model);
         }
     }
 
     fn forget_message(&mut self, at: usize) {
         let is_lost = self.is_lost(at);
-        if is_lost || self.sessions.iter().any(|session| session.has(at)) {
+        if is_lost
+            || self
+                .transactions
+                .iter()
+                .any(|transaction| transaction.has(at))
+        {
             return;
         }
         let message = &mut self.messages[at];
@@ -253,10 +268,10 @@ impl State {
         let index = |at: usize| u8::try_from(at).expect("there are few messages");
         let own = self.sender.message.iter_mut();
         let theirs = self
-            .sessions
+            .transactions
             .iter_mut()
-            .filter(|session| session.phase != Phase::Idle);
-        for place in own.chain(theirs.map(|session| &mut session.message)) {
+            .filter(|transaction| transaction.phase != Phase::Idle);
+        for place in own.chain(theirs.map(|transaction| &mut transaction.message)) {
             if *place == index(from) {
                 *place = index(to);
             }
@@ -264,19 +279,46 @@ impl State {
     }
 
     /// Sessions of one puller are alike, and so are pullers: their order means nothing.
-    fn order_sessions(&mut self, pullers: &[usize]) {
+    fn order_sessions(&mut self, model: &Ownership) {
+        let pullers = &model.sessions;
+        let transactions = &mut self.transactions[..model.transactions()];
+        if model.window > 1 {
+            // Two at most: of one puller, or of two.
+            let (one, other) = transactions.split_at_mut(model.window);
+            if !other.is_empty() && *one > *other {
+                one.swap_with_slice(other);
+            }
+            return;
+        }
         let each = pullers.iter().filter(|puller| **puller == 0).count();
-        let sessions = &mut self.sessions[..pullers.len()];
-        sessions
+        transactions
             .chunks_mut(each)
-            .for_each(<[Session]>::sort_unstable);
+            .for_each(<[Transaction]>::sort_unstable);
         if each == 1 {
-            sessions.sort_unstable();
-        } else if let [one, two, three, four] = sessions
+            transactions.sort_unstable();
+        } else if let [one, two, three, four] = transactions
             && (&one, &two) > (&three, &four)
         {
             std::mem::swap(one, three);
             std::mem::swap(two, four);
+        }
+    }
+}
+
+/// What is over makes room in its window; the rest keeps its order.
+fn close_gaps(window: &mut [Transaction]) {
+    // Stable: `false` comes first.
+    window.sort_by_key(|transaction| transaction.phase == Phase::Idle);
+}
+
+/// Answers go out in the order of the window.
+fn send_answers(window: &mut [Transaction], out_of_order: bool) {
+    for transaction in window {
+        match transaction.phase {
+            Phase::Judged => transaction.phase = Phase::Answered,
+            Phase::Answered | Phase::Idle | Phase::Late => {}
+            _ if out_of_order => {}
+            _ => return,
         }
     }
 }
@@ -297,9 +339,9 @@ impl Hash for State {
         );
         words[0] = words[0] << 1 | u64::from(self.broken.is_some());
         words[1] = self
-            .sessions
+            .transactions
             .iter()
-            .fold(0, |word, session| word << 16 | session.packed());
+            .fold(0, |word, transaction| word << 16 | transaction.packed());
         for (word, message) in words[2..].iter_mut().zip(&self.messages) {
             *word = message.packed();
         }
@@ -362,7 +404,7 @@ impl Message {
     }
 }
 
-impl Session {
+impl Transaction {
     fn packed(&self) -> u64 {
         let word = pack(
             self.phase as u64,
@@ -398,7 +440,7 @@ impl Session {
         }
     }
 
-    /// Whether another session must not begin the same id.
+    /// Whether another one must not begin the same id.
     pub(super) fn has_in_hand(&self, other: &Self) -> bool {
         let same = (self.message, self.number) == (other.message, other.number);
         let busy = (Phase::Begun..=Phase::Journaling).contains(&self.phase) || self.unjournaled;
@@ -407,7 +449,7 @@ impl Session {
 
     /// The puller is through with it: an answer goes out, if there is anybody to hear it.
     pub(super) fn answer(&mut self) {
-        self.phase = Phase::Answered;
+        self.phase = Phase::Judged;
         if !self.linked {
             self.end();
         }

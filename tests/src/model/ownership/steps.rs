@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::super::explorer::{Kind, Move};
-use super::state::{Message, NOBODY, Phase, Sender, Sending, Session, Stage, State, Verdict};
+use super::state::{Message, NOBODY, Phase, Sender, Sending, Stage, State, Transaction, Verdict};
 use super::{Mutation, Ownership, RECIPIENTS_MAX};
 
 /// A step for people: who, about what, and what.
@@ -111,10 +111,8 @@ pub(super) fn relay(model: &Ownership, state: &State, moves: &mut Moves) {
     if let Some(first) = ready.next() {
         claim(model, state, first, moves);
     }
-    for (number, session) in state.sessions.iter().enumerate() {
-        if session.phase == Phase::Answered {
-            read_answer(model, state, number, moves);
-        }
+    for session in 0..model.sessions.len() {
+        read_answer(model, state, session, moves);
     }
 }
 
@@ -142,10 +140,10 @@ fn commit(model: &Ownership, state: &State, moves: &mut Moves) {
 
 fn claim(model: &Ownership, state: &State, at: usize, moves: &mut Moves) {
     let message = &state.messages[at];
-    for number in 0..model.sessions.len() {
-        if state.sessions[number].phase != Phase::Idle {
+    for session in 0..model.sessions.len() {
+        let Some(number) = room(model, state, session) else {
             continue;
-        }
+        };
         let mut next = *state;
         let mut verdicts = [Verdict::Absent; RECIPIENTS_MAX];
         for (recipient, verdict) in verdicts.iter_mut().enumerate() {
@@ -153,7 +151,7 @@ fn claim(model: &Ownership, state: &State, at: usize, moves: &mut Moves) {
                 *verdict = Verdict::Unasked;
             }
         }
-        next.sessions[number] = Session {
+        next.transactions[number] = Transaction {
             phase: Phase::Offered,
             linked: true,
             message: u8::try_from(at).expect("there are few messages"),
@@ -169,7 +167,7 @@ fn claim(model: &Ownership, state: &State, at: usize, moves: &mut Moves) {
             moves,
             Kind::Normal,
             Step {
-                session: Some(number),
+                session: Some(session),
                 message: Some(at),
                 what,
             },
@@ -178,31 +176,55 @@ fn claim(model: &Ownership, state: &State, at: usize, moves: &mut Moves) {
     }
 }
 
-fn read_answer(model: &Ownership, state: &State, number: usize, moves: &mut Moves) {
-    let mut next = *state;
-    let session = &mut next.sessions[number];
-    let at = usize::from(session.message);
-    if !model.has(Mutation::SettleBeforeAnswer) {
-        next.messages[at].settling = Some(session.verdicts);
+/// The place of the next message in a session's window, if there is one. A connection that the relay has given up gets
+/// no more.
+fn room(model: &Ownership, state: &State, session: usize) -> Option<usize> {
+    let mut window = model.window(session);
+    let is_idle = |number: &usize| state.transactions[*number].phase == Phase::Idle;
+    let is_lost = |number: usize| !is_idle(&number) && !state.transactions[number].linked;
+    match window.clone().any(is_lost) {
+        true => None,
+        false => window.find(is_idle),
     }
-    match session.unjournaled {
-        true => session.phase = Phase::Late,
-        false => session.end(),
-    }
-    let what = "the relay reads the answer";
-    add(
-        moves,
-        Kind::Normal,
-        Step {
-            session: Some(number),
-            message: Some(at),
-            what,
-        },
-        next,
-    );
 }
 
-/// A session of a puller, and the corporate server behind it.
+/// The first answer on the wire answers the first of the window.
+fn read_answer(model: &Ownership, state: &State, session: usize, moves: &mut Moves) {
+    let is_answered = |number: &usize| state.transactions[*number].phase == Phase::Answered;
+    let Some(number) = model.window(session).find(is_answered) else {
+        return;
+    };
+    let mut next = *state;
+    let transaction = next.transactions[number];
+    let at = settled(model, state, session, number);
+    if !model.has(Mutation::SettleBeforeAnswer) {
+        next.messages[at].settling = Some(transaction.verdicts);
+    }
+    match transaction.unjournaled {
+        true => next.transactions[number].phase = Phase::Late,
+        false => next.transactions[number].end(),
+    }
+    let step = Step {
+        session: Some(session),
+        message: Some(at),
+        what: "the relay reads the answer",
+    };
+    add(moves, Kind::Normal, step, next);
+}
+
+/// Which message the relay takes an answer for.
+fn settled(model: &Ownership, state: &State, session: usize, number: usize) -> usize {
+    let awaits =
+        |other: &usize| !matches!(state.transactions[*other].phase, Phase::Idle | Phase::Late);
+    let mut window = model.window(session).filter(awaits);
+    let taken_for = match model.has(Mutation::SettleNewest) {
+        true => window.last(),
+        false => window.next(),
+    };
+    usize::from(state.transactions[taken_for.unwrap_or(number)].message)
+}
+
+/// A message in a session of a puller, and the corporate server behind it.
 pub(super) fn puller(model: &Ownership, state: &State, number: usize, moves: &mut Moves) {
     let mut turn = Turn {
         model,
@@ -210,27 +232,27 @@ pub(super) fn puller(model: &Ownership, state: &State, number: usize, moves: &mu
         number,
         moves,
     };
-    match state.sessions[number].phase {
+    match state.transactions[number].phase {
         Phase::Idle => {}
         Phase::Offered => turn.begin(),
         Phase::Begun => turn.recipients(),
         Phase::Asked => {
             turn.step(
                 "the whole content goes to the corporate server",
-                |_, session| {
-                    session.phase = Phase::Content;
+                |_, transaction| {
+                    transaction.phase = Phase::Content;
                 },
             );
         }
         Phase::Content => turn.content(),
         Phase::Inside => turn.read_250(),
         Phase::Journaling | Phase::Late => turn.journal(),
-        Phase::Answered if turn.session().unjournaled => turn.journal(),
-        Phase::Answered => {}
+        Phase::Judged | Phase::Answered if turn.transaction().unjournaled => turn.journal(),
+        Phase::Judged | Phase::Answered => {}
     }
 }
 
-/// What one session does next.
+/// What becomes of one message next.
 struct Turn<'a> {
     model: &'a Ownership,
     state: &'a State,
@@ -239,53 +261,56 @@ struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    fn session(&self) -> &Session {
-        &self.state.sessions[self.number]
+    fn transaction(&self) -> &Transaction {
+        &self.state.transactions[self.number]
     }
 
-    fn step(&mut self, what: &'static str, change: impl FnOnce(&mut State, &mut Session)) {
+    fn step(&mut self, what: &'static str, change: impl FnOnce(&mut State, &mut Transaction)) {
         let mut next = *self.state;
-        let mut session = next.sessions[self.number];
+        let mut transaction = next.transactions[self.number];
         let step = Step {
-            session: Some(self.number),
-            message: Some(usize::from(session.message)),
+            session: Some(self.model.session(self.number)),
+            message: Some(usize::from(transaction.message)),
             what,
         };
-        change(&mut next, &mut session);
-        next.sessions[self.number] = session;
+        change(&mut next, &mut transaction);
+        next.transactions[self.number] = transaction;
         add(self.moves, Kind::Normal, step, next);
     }
 
     /// MAIL: the journal decides.
     fn begin(&mut self) {
-        let session = *self.session();
-        let others = self.state.sessions.iter().enumerate();
+        let transaction = *self.transaction();
+        let others = self.state.transactions.iter().enumerate();
         let mut others = others.filter(|(number, _)| *number != self.number);
-        let in_hand = others.any(|(_, other)| other.has_in_hand(&session));
+        let in_hand = others.any(|(_, other)| other.has_in_hand(&transaction));
         if in_hand && !self.model.has(Mutation::InProgressNotExcluded) {
             // It may also just wait; then the other one goes on first.
-            return self.step("another session has the id in hand: 451", |_, session| {
-                session.turn(&[Verdict::Unasked], Verdict::Deferred);
-                session.answer();
-            });
+            return self.step(
+                "another session has the id in hand: 451",
+                |_, transaction| {
+                    transaction.turn(&[Verdict::Unasked], Verdict::Deferred);
+                    transaction.answer();
+                },
+            );
         }
-        let message = &self.state.messages[usize::from(session.message)];
+        let message = &self.state.messages[usize::from(transaction.message)];
         let journal = message.journals[self.model.journal(self.number)];
-        let known = journal[usize::from(session.number)];
-        let all = session.mask(|_| true);
+        let known = journal[usize::from(transaction.number)];
+        let all = transaction.mask(|_| true);
         let is_known = match self.model.has(Mutation::KnownInPartIsKnown) {
             true => known != NOBODY,
             false => known == all,
         };
         if is_known {
-            return self.step("the journal has the id: 258 to MAIL", |_, session| {
-                session.turn(&[Verdict::Unasked], Verdict::Known);
-                session.answer();
+            return self.step("the journal has the id: 258 to MAIL", |_, transaction| {
+                transaction.turn(&[Verdict::Unasked], Verdict::Known);
+                transaction.answer();
             });
         }
-        self.step("the puller takes the id in hand", |_, session| {
-            session.phase = Phase::Begun;
-            for (recipient, verdict) in session.verdicts.iter_mut().enumerate() {
+        self.step("the puller takes the id in hand", |_, transaction| {
+            transaction.phase = Phase::Begun;
+            for (recipient, verdict) in transaction.verdicts.iter_mut().enumerate() {
                 if known & 1 << recipient != 0 {
                     *verdict = Verdict::Known;
                 }
@@ -304,7 +329,7 @@ impl Turn<'_> {
     }
 
     fn decide(&mut self, choice: [Verdict; RECIPIENTS_MAX]) {
-        let mut verdicts = self.session().verdicts;
+        let mut verdicts = self.transaction().verdicts;
         let mut refusals = 0;
         for (verdict, choice) in verdicts.iter_mut().zip(choice) {
             if *verdict == Verdict::Unasked {
@@ -323,12 +348,12 @@ impl Turn<'_> {
             (true, _) => "the corporate server accepts one recipient and refuses the other",
             (false, _) => "the corporate server refuses each recipient",
         };
-        self.step(what, |next, session| {
+        self.step(what, |next, transaction| {
             next.refusals_left = refusals_left;
-            session.verdicts = verdicts;
+            transaction.verdicts = verdicts;
             match verdicts.contains(&Verdict::Accepted) {
-                true => session.phase = Phase::Asked,
-                false => session.answer(),
+                true => transaction.phase = Phase::Asked,
+                false => transaction.answer(),
             }
         });
     }
@@ -336,11 +361,11 @@ impl Turn<'_> {
     /// The end of the content: the corporate server takes it, or refuses.
     fn content(&mut self) {
         let journal = self.model.journal(self.number);
-        self.step("the corporate server takes it", |next, session| {
-            let taken = session.mask(|verdict| verdict == Verdict::Accepted);
-            let message = &mut next.messages[usize::from(session.message)];
-            session.phase = Phase::Inside;
-            if message.journals[journal][usize::from(session.number)] & taken != NOBODY {
+        self.step("the corporate server takes it", |next, transaction| {
+            let taken = transaction.mask(|verdict| verdict == Verdict::Accepted);
+            let message = &mut next.messages[usize::from(transaction.message)];
+            transaction.phase = Phase::Inside;
+            if message.journals[journal][usize::from(transaction.number)] & taken != NOBODY {
                 next.broken = Some("twice: handed over what the journal holds");
             }
             for (recipient, may_take) in message.may_take.iter_mut().enumerate() {
@@ -360,10 +385,10 @@ impl Turn<'_> {
             for verdict in [Verdict::Deferred, Verdict::Refused] {
                 self.step(
                     "the corporate server refuses the content",
-                    |next, session| {
+                    |next, transaction| {
                         next.refusals_left = refusals_left;
-                        session.turn(&[Verdict::Accepted], verdict);
-                        session.answer();
+                        transaction.turn(&[Verdict::Accepted], verdict);
+                        transaction.answer();
                     },
                 );
             }
@@ -374,11 +399,11 @@ impl Turn<'_> {
         if self.model.has(Mutation::AnswerBeforeJournal) {
             return self.step(
                 "the puller answers 250, and the journal does not know",
-                |_, session| {
-                    session.turn(&[Verdict::Accepted], Verdict::Taken);
-                    session.unjournaled = true;
-                    session.phase = match session.linked {
-                        true => Phase::Answered,
+                |_, transaction| {
+                    transaction.turn(&[Verdict::Accepted], Verdict::Taken);
+                    transaction.unjournaled = true;
+                    transaction.phase = match transaction.linked {
+                        true => Phase::Judged,
                         false => Phase::Late,
                     };
                 },
@@ -386,24 +411,41 @@ impl Turn<'_> {
         }
         self.step(
             "the puller reads the corporate server's 250",
-            |_, session| {
-                session.phase = Phase::Journaling;
+            |_, transaction| {
+                transaction.phase = Phase::Journaling;
             },
         );
     }
 
     fn journal(&mut self) {
-        let journal = self.model.journal(self.number);
-        self.step("the journal commits", |next, session| {
-            session.turn(&[Verdict::Accepted], Verdict::Taken);
-            let taken = session.mask(|verdict| verdict == Verdict::Taken);
-            let message = &mut next.messages[usize::from(session.message)];
-            message.journals[journal][usize::from(session.number)] |= taken;
-            match session.phase {
-                Phase::Late => session.end(),
-                _ => session.answer(),
+        let (model, number) = (self.model, self.number);
+        let journal = model.journal(number);
+        self.step("the journal commits", |next, transaction| {
+            transaction.turn(&[Verdict::Accepted], Verdict::Taken);
+            let taken = transaction.mask(|verdict| verdict == Verdict::Taken);
+            let message = &mut next.messages[usize::from(transaction.message)];
+            message.journals[journal][usize::from(transaction.number)] |= taken;
+            match transaction.phase {
+                Phase::Late => transaction.end(),
+                _ => transaction.answer(),
             }
-            session.unjournaled = false;
+            transaction.unjournaled = false;
+            if model.has(Mutation::CommitTakenForOthers) {
+                answer_others(model, number, next);
+            }
         });
+    }
+}
+
+/// The commit of one is taken for that of its whole window.
+fn answer_others(model: &Ownership, number: usize, next: &mut State) {
+    let others = model.window(model.session(number));
+    for other in others.filter(|other| *other != number) {
+        let other = &mut next.transactions[other];
+        if other.linked && matches!(other.phase, Phase::Inside | Phase::Journaling) {
+            other.turn(&[Verdict::Accepted], Verdict::Taken);
+            other.unjournaled = true;
+            other.phase = Phase::Judged;
+        }
     }
 }
