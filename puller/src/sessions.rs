@@ -135,3 +135,6 @@ fn failed(began_at: Timestamp, took: Duration) -> Report {
         offers_wait: None,
     }
 }
+
+#[cfg(test)]
+mod tests;
