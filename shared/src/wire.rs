@@ -53,6 +53,8 @@ pub struct Wire {
     stream: Stream,
     /// What arrived and was not yet understood.
     pub input: Input,
+    /// See [`Wire::hold_at_most`].
+    input_octets_max: usize,
     records: Records,
     quick_ack: bool,
 }
@@ -94,6 +96,7 @@ impl Wire {
         Self {
             stream,
             input: Input::new(),
+            input_octets_max: INPUT_OCTETS_MAX,
             records: Records::default(),
             quick_ack: false,
         }
@@ -169,6 +172,11 @@ impl Wire {
     /// Puts each line into a TLS record of its own, or not.
     pub fn set_records(&mut self, records: Records) {
         self.records = records;
+    }
+
+    /// Lets so many octets wait unread: all that can come before what is written is taken, or neither side would go on.
+    pub fn hold_at_most(&mut self, octets: usize) {
+        self.input_octets_max = octets.max(INPUT_OCTETS_MAX);
     }
 
     /// Acknowledges at once what the peer sends: a peer with Nagle's algorithm otherwise pauses 40 ms a line.
@@ -307,7 +315,7 @@ impl Wire {
 
     /// Reads once into the input, unless it is full.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), WireError>> {
-        if self.input.bytes().len() >= INPUT_OCTETS_MAX {
+        if self.input.bytes().len() >= self.input_octets_max {
             return Poll::Pending;
         }
         let count = if self.input.holds_memory() {

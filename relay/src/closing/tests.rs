@@ -31,7 +31,8 @@ impl World {
         );
         let main = directory.path().join("relay.toml");
         fs::write(&main, text).unwrap();
-        let settings = Live::new(Settings::load(&main, decoy_key().unwrap()).unwrap());
+        let settings = Settings::load(&main, decoy_key().unwrap()).unwrap();
+        let settings = Live::new(settings);
         let store = Store::open(&directory.path().join("data")).unwrap();
         let activity = Activity::new();
         let source = Source::Daemon(settings.clone(), activity.clone());
@@ -42,6 +43,15 @@ impl World {
             activity,
             settings,
         }
+    }
+
+    /// Its settings, as the file has them.
+    pub(crate) fn read_settings(&self) -> Settings {
+        Settings::load(
+            &self.directory.path().join("relay.toml"),
+            decoy_key().unwrap(),
+        )
+        .unwrap()
     }
 
     pub(crate) async fn accept(&self, mail: &Mail<'_>) -> QueueId {

@@ -22,7 +22,7 @@ use super::breaker::Breakers;
 use super::permission;
 use super::settlement::{Provisional, Puller, Settlements, Tally};
 use super::transaction::{self, Begun, Broken, Flight};
-use super::window::Window;
+use super::window::{self, Window};
 use crate::activity::{PullGuard, PullResult};
 use crate::closing::Closing;
 use crate::queue::{Lease, SessionId, Store, Watch};
@@ -80,8 +80,9 @@ impl Finish {
 impl Drain<'_> {
     /// Sends what the account has until nothing is left, and says QUIT; or waits for more, and sends that.
     /// A watch of these domains that answers for the news that brought the session here does so until the first claim.
-    pub(super) async fn run(self, wire: Wire, pull: PullGuard, watch: Option<Watch>) {
+    pub(super) async fn run(self, mut wire: Wire, pull: PullGuard, watch: Option<Watch>) {
         let began = Instant::now();
+        wire.hold_at_most(window::REPLY_OCTETS_MAX);
         let mut dialogue = Dialogue::new(wire, Dialect::Smtp, ClientTimeouts::default());
         let (tally, ended) = self.send_all(&mut dialogue, &pull, watch).await;
         let reason = match &ended {
@@ -315,3 +316,6 @@ impl Turn<'_> {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests;

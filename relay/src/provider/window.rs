@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use atrn_shared::smtp::extension::Extensions;
+use atrn_shared::smtp::limits::REPLY_LINE_OCTETS;
 
 use super::transaction::{Flight, Start};
 
@@ -19,9 +20,10 @@ const UNNAMED_MESSAGES_MAX: usize = 8;
 const MESSAGES_AT_FIRST: usize = 16;
 /// Octets of content that may be under way.
 const OCTETS_MAX: u64 = 4 * 1024 * 1024;
-/// Replies that may be due. Lines of usual length find room in what a wire takes in while it writes, so that neither
-/// side waits for the other to read.
+/// Replies that may be due.
 const REPLIES_MAX: usize = 2048;
+/// So much has to find room while we write, so that neither side waits for the other to read.
+pub(super) const REPLY_OCTETS_MAX: usize = REPLIES_MAX * REPLY_LINE_OCTETS;
 
 /// The deliveries under way.
 #[derive(Debug)]
