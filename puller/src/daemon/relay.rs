@@ -207,3 +207,6 @@ async fn save(files: &StatusFiles, name: &str, status: &RelayStatus) {
         warn!(relay = name, %error, "cannot write the status file");
     }
 }
+
+#[cfg(test)]
+mod tests;
