@@ -5,12 +5,18 @@
 //! in turns with ours, so that what disturbs the machine disturbs both. Absolute figures of two machines do not
 //! compare; the ratios do. What each row means and why the settings are fair: docs/performance.md.
 
+mod backlog;
+mod chart;
+mod courier;
 mod customer;
 mod figures;
 mod interrupt;
 mod output;
 mod party;
+mod pullers;
+mod stock;
 mod subject;
+mod target;
 mod usage;
 
 use std::fs;
@@ -21,7 +27,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use atrn_tests::software::Software;
 use clap::Parser;
 
-use figures::Row;
+use figures::Measured;
 use party::Plan;
 use subject::Subject;
 
@@ -49,6 +55,9 @@ struct Arguments {
     /// Writes the table as Markdown.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Writes the charts into this folder, as SVG.
+    #[arg(long, value_name = "DIR")]
+    charts: Option<PathBuf>,
     /// Exits with 1 when a wanted figure is missed.
     #[arg(long)]
     check: bool,
@@ -87,19 +96,28 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     plan.runs = arguments.runs.unwrap_or(plan.runs).max(1);
     let setting = output::setting(folder.path(), &plan);
     print!("{}", output::heading(&setting));
-    let mut rows: Vec<Row> = Vec::new();
+    let mut measured = Measured::default();
     for subject in subjects {
-        eprintln!("… {}", subject.title());
-        rows.extend(subject.measure(&plan).with_context(|| subject.title())?);
+        eprintln!("… {}", subject.name);
+        let more = (subject.measure)(&plan).context(subject.name)?;
+        measured.rows.extend(more.rows);
+        measured.charts.extend(more.charts);
     }
-    print!("\n{}", output::table(&rows));
+    print!("\n{}", output::table(&measured.rows));
     if let Some(path) = &arguments.markdown {
-        write(path, &output::markdown(&setting, &rows))?;
+        write(path, &output::markdown(&setting, &measured.rows))?;
     }
     if let Some(path) = &arguments.json {
-        write(path, &format!("{:#}\n", output::json(&setting, &rows)))?;
+        write(path, &format!("{:#}\n", output::json(&setting, &measured)))?;
     }
-    let missed = arguments.check && rows.iter().any(|row| row.met() == Some(false));
+    if let Some(folder) = &arguments.charts {
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        measured
+            .charts
+            .iter()
+            .try_for_each(|chart| chart.write(folder))?;
+    }
+    let missed = arguments.check && measured.rows.iter().any(|row| row.met() == Some(false));
     Ok(ExitCode::from(u8::from(missed)))
 }
 

@@ -1,4 +1,4 @@
-//! The rows as a table for people, as Markdown, and as JSON.
+//! What was measured as a table for people, as Markdown, and as JSON.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -6,15 +6,17 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::figures::{Row, Samples, Unit, Wanted};
+use crate::chart::Chart;
+use crate::figures::{Measured, Row, Samples, Unit, Wanted};
 use crate::party::Plan;
 
-const COLUMNS: [&str; 7] = [
+const COLUMNS: [&str; 8] = [
     "",
     "unit",
     "atrn",
     "beside it",
     "ratio",
+    "of the limit",
     "wanted",
     "also seen",
 ];
@@ -50,7 +52,7 @@ pub(crate) fn heading(setting: &[(&'static str, String)]) -> String {
 
 /// Aligned, for a terminal.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let cells: Vec<[String; 7]> = rows.iter().map(cells).collect();
+    let cells: Vec<[String; 8]> = rows.iter().map(cells).collect();
     let width = |column: usize| {
         let cells = cells.iter().map(|row| row[column].chars().count());
         cells.chain([COLUMNS[column].len()]).max().unwrap_or(0)
@@ -61,7 +63,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
             // Words to the left, figures to the right. Writing to a String cannot fail.
             match column {
-                0 | 1 | 6 => write!(line, "{cell:<width$}  "),
+                0 | 1 | 6 | 7 => write!(line, "{cell:<width$}  "),
                 _ => write!(line, "{cell:>width$}  "),
             }
             .ok();
@@ -79,35 +81,39 @@ pub(crate) fn markdown(setting: &[(&'static str, String)], rows: &[Row]) -> Stri
         writeln!(text, "* {name}: {value}").ok();
     }
     writeln!(text, "\n| {} |", COLUMNS.join(" | ")).ok();
-    writeln!(text, "|---|---|---:|---:|---:|---:|---|").ok();
+    writeln!(text, "|---|---|---:|---:|---:|---:|---|---|").ok();
     for row in rows {
         writeln!(text, "| {} |", cells(row).join(" | ")).ok();
     }
     text
 }
 
-pub(crate) fn json(setting: &[(&'static str, String)], rows: &[Row]) -> Value {
+pub(crate) fn json(setting: &[(&'static str, String)], measured: &Measured) -> Value {
     let setting: serde_json::Map<String, Value> = setting
         .iter()
         .map(|(name, value)| (name.replace(' ', "_"), json!(value)))
         .collect();
-    let rows: Vec<Value> = rows
-        .iter()
-        .map(|row| {
-            let beside = row.beside.as_ref();
-            json!({
-                "name": row.name,
-                "unit": row.unit.name(),
-                "atrn": figures(&row.ours),
-                "beside": beside.map(|(what, samples)| json!({"what": what, "figures": figures(samples)})),
-                "ratio": row.ratio(),
-                "wanted": row.wanted.map(wanted),
-                "met": row.met(),
-                "note": row.note,
-            })
-        })
-        .collect();
-    json!({"setting": setting, "rows": rows})
+    let rows: Vec<Value> = measured.rows.iter().map(object).collect();
+    let charts: Vec<Value> = measured.charts.iter().map(Chart::json).collect();
+    json!({"setting": setting, "rows": rows, "charts": charts})
+}
+
+fn object(row: &Row) -> Value {
+    let named =
+        |(what, samples): &(String, Samples)| json!({"what": what, "figures": figures(samples)});
+    json!({
+        "name": row.name,
+        "unit": row.unit.name(),
+        "atrn": figures(&row.ours),
+        "beside": row.beside.as_ref().map(named),
+        "ratio": row.ratio(),
+        "limit": row.limit.as_ref().map(named),
+        "share": row.share(),
+        "wanted": row.wanted.iter().copied().map(wanted).collect::<Vec<_>>(),
+        "met": row.met(),
+        "goals": row.goals.iter().copied().map(wanted).collect::<Vec<_>>(),
+        "note": row.note,
+    })
 }
 
 /// The kind of file system that a folder is on, and how it is mounted.
@@ -116,26 +122,29 @@ pub(crate) fn file_system(folder: &Path) -> String {
     said_by("findmnt", &["-no", "FSTYPE,OPTIONS", "-T", &folder])
 }
 
-fn cells(row: &Row) -> [String; 7] {
-    let beside = row
-        .beside
-        .as_ref()
-        .map_or_else(String::new, |(what, samples)| {
-            format!("{what} {}", shown(samples, row.unit))
-        });
-    let verdict = match row.met() {
-        Some(true) => " ✓",
-        Some(false) => " ✗",
-        None => "",
+fn cells(row: &Row) -> [String; 8] {
+    let named =
+        |(what, samples): &(String, Samples)| format!("{what} {}", shown(samples, row.unit));
+    let share = row
+        .share()
+        .map(|share| format!("{:.0} % of ", share * 100.0));
+    let limit = row.limit.as_ref().map(named);
+    let verdict = |verdict: &Wanted| {
+        let mark = if row.meets(*verdict) { "✓" } else { "✗" };
+        format!("{} {mark}", wanted(*verdict))
     };
+    let goal = |goal: &Wanted| format!("goal {}", verdict(goal));
+    let verdicts = row.wanted.iter().map(verdict);
+    let verdicts: Vec<String> = verdicts.chain(row.goals.iter().map(goal)).collect();
     [
         row.name.clone(),
         row.unit.name().to_owned(),
         shown(&row.ours, row.unit),
-        beside,
+        row.beside.as_ref().map_or_else(String::new, named),
         row.ratio()
             .map_or_else(String::new, |ratio| format!("{ratio:.2}")),
-        row.wanted.map_or_else(String::new, wanted) + verdict,
+        share.unwrap_or_default() + &limit.unwrap_or_default(),
+        verdicts.join(", "),
         row.note.clone(),
     ]
 }
@@ -145,14 +154,16 @@ fn wanted(wanted: Wanted) -> String {
         Wanted::AtMost(most) => format!("≤ {most}"),
         Wanted::RatioAtLeast(least) => format!("≥ {least} ×"),
         Wanted::RatioAtMost(most) => format!("≤ {most} ×"),
+        Wanted::ShareAtLeast(least) => format!("≥ {:.0} %", least * 100.0),
     }
 }
 
 /// The median, and from the lowest to the highest.
 fn shown(samples: &Samples, unit: Unit) -> String {
     let digits = match unit {
-        Unit::Mebibytes => 1,
-        Unit::Micros | Unit::PerSecond => 0,
+        Unit::Millis | Unit::Percent => 2,
+        Unit::Kibibytes | Unit::Mebibytes => 1,
+        Unit::MegabytesPerSecond | Unit::Micros | Unit::PerSecond => 0,
     };
     format!(
         "{:.digits$} ({:.digits$}–{:.digits$})",

@@ -1,5 +1,6 @@
 //! Who takes part: our relay and puller, the private Postfix, `smtp-source` and `smtp-sink`.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::{SocketAddr, TcpStream};
@@ -18,6 +19,8 @@ pub(crate) const OTHER_DOMAIN: &str = "otherdom.example";
 /// Octets of content that one run may send: enough to be seen, and the disk keeps its breath.
 const RUN_OCTETS_MAX: usize = 256 << 20;
 const RUN_MESSAGES_MAX: usize = 60_000;
+/// A closed connection keeps its port for a while, at worst a minute, and there are 28,000: five runs stay below.
+const RUN_CONNECTIONS_MAX: usize = 4_000;
 /// How long anything may take before it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -37,7 +40,7 @@ impl Plan {
         Self {
             folder: folder.to_owned(),
             quick,
-            runs: if quick { 2 } else { 7 },
+            runs: if quick { 2 } else { 5 },
             run_length: Duration::from_millis(if quick { 700 } else { 1_500 }),
             puller_before: None,
         }
@@ -64,8 +67,10 @@ impl Plan {
     }
 
     /// A Postfix that does what the relay does: it takes mail for every domain, and holds it. What could slow it
-    /// down without serving that is off, the limits are lifted, logging and durability stay.
-    pub(crate) fn postfix(&self, sink: SocketAddr) -> Result<Postfix> {
+    /// down without serving that is off, the limits are lifted, logging and durability stay. What is released goes
+    /// to the sink over so many connections, kept from message to message.
+    pub(crate) fn postfix(&self, sink: SocketAddr, connections: usize) -> Result<Postfix> {
+        let connections = connections.to_string();
         let next_hop = format!("relay:[{}]:{}", sink.ip(), sink.port());
         let settings = [
             ("virtual_mailbox_domains", ""),
@@ -79,11 +84,10 @@ impl Plan {
             ("max_use", "10000"),
             ("smtpd_timeout", "300s"),
             ("smtpd_banner", "$myhostname ESMTP"),
-            // One connection to the next hop, kept from message to message.
-            ("initial_destination_concurrency", "1"),
-            ("default_destination_concurrency_limit", "1"),
-            ("relay_destination_concurrency_limit", "1"),
-            ("smtp_destination_concurrency_limit", "1"),
+            ("initial_destination_concurrency", &connections),
+            ("default_destination_concurrency_limit", &connections),
+            ("relay_destination_concurrency_limit", &connections),
+            ("smtp_destination_concurrency_limit", &connections),
         ];
         Postfix::start_with(DOMAIN, &self.folder, &settings).context("Postfix is not installed")
     }
@@ -99,19 +103,30 @@ pub(crate) struct Load<'d> {
     pub(crate) sessions: usize,
     pub(crate) octets: usize,
     pub(crate) domain: &'d str,
+    pub(crate) connections: Connections,
+}
+
+/// What becomes of a sender's connection after a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connections {
+    /// It carries the next one.
+    Kept,
+    /// It ends, and another is opened.
+    New,
 }
 
 impl Load<'_> {
-    /// Sends so many messages, keeping each session's connection; every one must be accepted.
+    /// Sends so many messages; every one must be accepted.
     pub(crate) fn send(self, address: SocketAddr, messages: usize) -> Result<Duration> {
         let program = Software::SmtpSource.find().context("smtp-source")?;
         let mut command = Command::new(program);
         command
-            .args(["-d", "-C", "10", "-f", "sender@source.example"])
+            .args(["-C", "10", "-f", "sender@source.example"])
             .args(["-s", &self.sessions.min(messages).to_string()])
             .args(["-m", &messages.to_string()])
             .args(["-l", &self.octets.to_string()])
             .args(["-t", &format!("user@{}", self.domain)])
+            .args((self.connections == Connections::Kept).then_some("-d"))
             .arg(address.to_string());
         let started = Instant::now();
         let output = Output::within(&mut command, PATIENCE);
@@ -120,9 +135,19 @@ impl Load<'_> {
         Ok(took)
     }
 
+    /// Messages a second, over so many.
+    pub(crate) fn rate(self, address: SocketAddr, messages: usize) -> Result<f64> {
+        let took = self.send(address, messages)?;
+        Ok(messages as f64 / took.as_secs_f64())
+    }
+
     /// How many messages make a run of the planned length, by a short run before.
     pub(crate) fn fitting(self, plan: &Plan, address: SocketAddr) -> Result<usize> {
-        let most = (RUN_OCTETS_MAX / self.octets).clamp(8, RUN_MESSAGES_MAX);
+        let messages_max = match self.connections {
+            Connections::Kept => RUN_MESSAGES_MAX,
+            Connections::New => RUN_CONNECTIONS_MAX,
+        };
+        let most = (RUN_OCTETS_MAX / self.octets).clamp(8, messages_max);
         let trial = (self.sessions * 20).clamp(40, most.max(40)).min(most);
         let took = self.send(address, trial)?;
         let fitting = trial as f64 * plan.run_length.as_secs_f64() / took.as_secs_f64();
@@ -133,7 +158,7 @@ impl Load<'_> {
 /// An `smtp-sink` that counts what it gets.
 #[derive(Debug)]
 pub(crate) struct Sink {
-    process: Process,
+    process: RefCell<Process>,
     port: Port,
     counts: PathBuf,
 }
@@ -168,7 +193,7 @@ impl Sink {
         let mut process = Process::start("smtp-sink", &mut command, &counts);
         process.wait_until("it answers", || TcpStream::connect(port.address()).is_ok());
         Ok(Self {
-            process,
+            process: RefCell::new(process),
             port,
             counts,
         })
@@ -206,7 +231,7 @@ impl Sink {
     }
 
     /// Watches until so many more messages have come than before.
-    pub(crate) fn watch(&mut self, before: Counts, messages: usize) -> Result<Arrivals> {
+    pub(crate) fn watch(&self, before: Counts, messages: usize) -> Result<Arrivals> {
         let mut arrivals = Arrivals {
             seen: Vec::new(),
             connections: 0,
@@ -225,7 +250,7 @@ impl Sink {
                 Instant::now() < end,
                 "{last} of {messages} messages came to smtp-sink"
             );
-            ensure!(self.process.is_running(), "smtp-sink ended");
+            ensure!(self.process.borrow_mut().is_running(), "smtp-sink ended");
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(arrivals)

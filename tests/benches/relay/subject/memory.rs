@@ -3,15 +3,15 @@
 use anyhow::{Context as _, Result, anyhow};
 use atrn_tests::world::World;
 
-use crate::figures::{Row, Samples, Unit, Wanted};
-use crate::party::{Load, Plan, Sink};
+use crate::figures::{Measured, Row, Samples, Unit, Wanted};
+use crate::party::{Connections, Load, Plan, Sink};
 use crate::usage;
 
 /// 50 MB, and how many of them at once with how many MiB wanted at most.
 const OCTETS: usize = 50_000_000;
 const CASES: [(usize, f64); 2] = [(1, 16.0), (20, 64.0)];
 
-pub(super) fn measure(plan: &Plan) -> Result<Vec<Row>> {
+pub(super) fn measure(plan: &Plan) -> Result<Measured> {
     let mut rows = Vec::new();
     for (messages, most) in CASES {
         let (mut relay, mut puller) = (Samples::default(), Samples::default());
@@ -30,7 +30,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Vec<Row>> {
             rows.push(row.note("in and out, each in a session of its own"));
         }
     }
-    Ok(rows)
+    Ok(rows.into())
 }
 
 struct Seen {
@@ -100,6 +100,7 @@ fn through(world: &World, sink: &mut Sink, octets: usize, domains: &[&str]) -> R
                     sessions: 1,
                     octets,
                     domain,
+                    connections: Connections::Kept,
                 };
                 scope.spawn(move || load.send(address, 1))
             })

@@ -2,70 +2,71 @@
 
 mod accept;
 mod ceiling;
+mod delay;
 mod depth;
 mod drain;
+mod idle;
+mod journal;
+mod large;
+mod latency;
 mod memory;
+mod poll;
 
 use anyhow::{Result, ensure};
 
-use crate::figures::Row;
+use crate::figures::Measured;
 use crate::party::Plan;
 
-/// One subject: a few rows that are measured together.
+/// A few rows that are measured together, and their charts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Subject {
-    /// What the disk and the tools can do at best.
-    Ceiling,
-    /// Durable accepts.
-    Accept,
-    /// A backlog through one reversed session.
-    Drain,
-    /// Large messages and resident memory.
-    Memory,
-    /// A deep queue beside a shallow one.
-    Depth,
+pub(crate) struct Subject {
+    pub(crate) name: &'static str,
+    pub(crate) measure: fn(&Plan) -> Result<Measured>,
+}
+
+/// In the order of the table.
+const ALL: &[Subject] = &[
+    // What the machine and the tools can do at best.
+    subject("ceiling", ceiling::measure),
+    // Durable accepts.
+    subject("accept", accept::measure),
+    // A backlog through reversed sessions.
+    subject("drain", drain::measure),
+    // The same over long lines.
+    subject("delay", delay::measure),
+    // What the puller's journal costs.
+    subject("journal", journal::measure),
+    // Nothing there.
+    subject("poll", poll::measure),
+    // Large messages.
+    subject("large", large::measure),
+    // Resident memory over large messages.
+    subject("memory", memory::measure),
+    // From accept to the corporate server.
+    subject("latency", latency::measure),
+    // A deep queue beside a shallow one.
+    subject("depth", depth::measure),
+    // Thousands of pullers that wait.
+    subject("idle", idle::measure),
+];
+
+const fn subject(name: &'static str, measure: fn(&Plan) -> Result<Measured>) -> Subject {
+    Subject { name, measure }
 }
 
 impl Subject {
-    const ALL: [Self; 5] = [
-        Self::Ceiling,
-        Self::Accept,
-        Self::Drain,
-        Self::Memory,
-        Self::Depth,
-    ];
-
-    pub(crate) fn title(self) -> &'static str {
-        match self {
-            Self::Ceiling => "ceiling",
-            Self::Accept => "accept",
-            Self::Drain => "drain",
-            Self::Memory => "memory",
-            Self::Depth => "depth",
-        }
-    }
-
     /// Those whose names contain any of the filters.
     pub(crate) fn matching(filters: &[String]) -> Result<Vec<Self>> {
-        let wanted = |subject: &Self| {
-            filters.is_empty() || filters.iter().any(|part| subject.title().contains(&**part))
+        let wanted = |subject: &&Self| {
+            filters.is_empty() || filters.iter().any(|part| subject.name.contains(&**part))
         };
-        let subjects: Vec<Self> = Self::ALL.into_iter().filter(wanted).collect();
-        let names = Self::ALL.map(Self::title).join(", ");
+        let subjects: Vec<Self> = ALL.iter().filter(wanted).copied().collect();
+        let names: Vec<&str> = ALL.iter().map(|subject| subject.name).collect();
         ensure!(
             !subjects.is_empty(),
-            "nothing is called so; there are {names}"
+            "nothing is called so; there are {}",
+            names.join(", ")
         );
         Ok(subjects)
-    }
-
-    pub(crate) fn measure(self, plan: &Plan) -> Result<Vec<Row>> {
-        match self {
-            Self::Ceiling => ceiling::measure(plan),
-            Self::Accept => accept::measure(plan),
-            Self::Drain => drain::measure(plan),
-            Self::Memory => memory::measure(plan),
-            Self::Depth => depth::measure(plan),
-        }
     }
 }

@@ -1,0 +1,70 @@
+//! A backlog on its way to the sink: pulled through relay and puller, or pushed by Postfix. Filling the queue is not
+//! timed; the rate is that of the sink, from the first message to the last.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use atrn_tests::process::Output;
+use atrn_tests::software::Postfix;
+use atrn_tests::world::Puller;
+
+use crate::party::{Arrivals, Connections, DOMAIN, Load, Sink};
+
+/// How its queue is filled.
+pub(crate) const LOAD: Load<'static> = Load {
+    sessions: 10,
+    octets: 4 << 10,
+    domain: DOMAIN,
+    connections: Connections::Kept,
+};
+/// Postfix may begin anew once, when its cache does not have the connection yet.
+const SPARE_CONNECTIONS: usize = 1;
+
+/// So many messages, and where they go, over how many connections at most: more would be another comparison.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backlog<'s> {
+    pub(crate) sink: &'s Sink,
+    pub(crate) messages: usize,
+    pub(crate) connections: usize,
+}
+
+impl Backlog<'_> {
+    /// Our way: the relay holds, the puller asks, the mail comes back on that connection.
+    pub(crate) fn pulled(&self, relay: SocketAddr, puller: &mut Puller) -> Result<f64> {
+        LOAD.send(relay, self.messages)?;
+        let before = self.sink.counts()?;
+        puller.begin_pull();
+        let arrivals = self.sink.watch(before, self.messages)?;
+        let code = puller.pulled();
+        ensure!(code == 0, "the puller ended with {code}:\n{}", puller.log());
+        self.rate(&arrivals)
+    }
+
+    /// Postfix's way: what it held is released, and goes to its next hop.
+    pub(crate) fn pushed(&self, postfix: &Postfix) -> Result<f64> {
+        LOAD.send(postfix.address(), self.messages)?;
+        let before = self.sink.counts()?;
+        expect(postfix.command("postsuper").args(["-H", "ALL"]))?;
+        expect(postfix.command("postqueue").arg("-f"))?;
+        let arrivals = self.sink.watch(before, self.messages)?;
+        self.rate(&arrivals)
+    }
+
+    fn rate(&self, arrivals: &Arrivals) -> Result<f64> {
+        ensure!(
+            arrivals.connections <= self.connections + SPARE_CONNECTIONS,
+            "{} connections in place of {}",
+            arrivals.connections,
+            self.connections
+        );
+        arrivals.rate().context("too few messages to time")
+    }
+}
+
+fn expect(command: &mut Command) -> Result<()> {
+    let output = Output::within(command, Duration::from_secs(300));
+    ensure!(output.code == 0, "{command:?}: {}", output.stderr.trim());
+    Ok(())
+}
