@@ -42,6 +42,7 @@ impl<'a> CustomerEnd<'a> {
         loop {
             match self.customer.next(&mut self.input) {
                 Asked::NeedInput | Asked::StartTls => return,
+                Asked::NoMailYet => self.customer.quit(),
                 Asked::Prove(challenge) => self.customer.responded(challenge.respond()),
                 Asked::Ended(Outcome::Turned) => {
                     let server = ServerEnd::reversed(self.settings);
