@@ -95,6 +95,9 @@ pub(crate) enum Wanted {
     ShareAtLeast(f64),
 }
 
+/// Figures of somebody else, and whose.
+pub(crate) type Named = (String, Samples);
+
 /// One line of the table.
 #[derive(Debug)]
 pub(crate) struct Row {
@@ -102,9 +105,9 @@ pub(crate) struct Row {
     pub(crate) unit: Unit,
     pub(crate) ours: Samples,
     /// What stands beside it, and its figures.
-    pub(crate) beside: Option<(String, Samples)>,
+    pub(crate) beside: Option<Named>,
     /// What the machine can do at best, and its figures.
-    pub(crate) limit: Option<(String, Samples)>,
+    pub(crate) limit: Option<Named>,
     /// All of this must be seen.
     pub(crate) wanted: Vec<Wanted>,
     /// More would be good.

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::chart::Chart;
-use crate::figures::{Measured, Row, Samples, Unit, Wanted};
+use crate::figures::{Measured, Named, Row, Samples, Unit, Wanted};
 use crate::party::Plan;
 
 const COLUMNS: [&str; 8] = [
@@ -99,8 +99,7 @@ pub(crate) fn json(setting: &[(&'static str, String)], measured: &Measured) -> V
 }
 
 fn object(row: &Row) -> Value {
-    let named =
-        |(what, samples): &(String, Samples)| json!({"what": what, "figures": figures(samples)});
+    let named = |(what, samples): &Named| json!({"what": what, "figures": figures(samples)});
     json!({
         "name": row.name,
         "unit": row.unit.name(),
@@ -123,8 +122,7 @@ pub(crate) fn file_system(folder: &Path) -> String {
 }
 
 fn cells(row: &Row) -> [String; 8] {
-    let named =
-        |(what, samples): &(String, Samples)| format!("{what} {}", shown(samples, row.unit));
+    let named = |(what, samples): &Named| format!("{what} {}", shown(samples, row.unit));
     let share = row
         .share()
         .map(|share| format!("{:.0} % of ", share * 100.0));

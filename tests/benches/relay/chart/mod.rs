@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 pub(crate) use axis::Axis;
 
-use crate::figures::{Row, Samples};
+use crate::figures::{Named, Row, Samples};
 
 /// Lines over one axis.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Chart {
         let rows: Vec<(f64, &Row)> = rows.into_iter().collect();
         let ours = rows.iter().map(|(at, row)| (*at, row.ours.clone()));
         let mut chart = self.line(Role::Ours, "atrn", ours);
-        let others: [(Role, fn(&Row) -> Option<&(String, Samples)>); 2] = [
+        let others: [(Role, fn(&Row) -> Option<&Named>); 2] = [
             (Role::Peer, |row| row.beside.as_ref()),
             (Role::Limit, |row| row.limit.as_ref()),
         ];
