@@ -1,29 +1,28 @@
-//! The reversed session: the relay sends, we receive, in lock-step with the hand-over (R5321-28).
+//! The reversed session: the relay sends, we receive, and its answers are the target's verdicts (R5321-28).
 //!
 //! The relay may be hostile. What it sends is parsed, held to the limits, and written anew for the target; only the
-//! domains that we asked for are taken (the REV rules). What the relay pipelines is collected and passed on as one
-//! flight; its answers are the target's verdicts, in the order of its commands.
+//! domains that we asked for are taken (the REV rules). Small messages that come whole go on side by side (`stream`), all
+//! else in lock-step with the target (`in_step`); either way the relay is answered in the order of its commands.
 //!
 //! A delivery that the relay names (XDELIVERYID) is ours to hand over from MAIL on, and in the journal before its `250`
 //! goes out (R-DUP). What is there already is not passed on again.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
+use atrn_shared::smtp::address::{Domain, ReversePath};
 use atrn_shared::smtp::pace;
-use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
+use atrn_shared::smtp::parameter::MailParameters;
 use atrn_shared::smtp::reply::Reply;
-use atrn_shared::smtp::server::{Event, Framing, Hello, HelloKind, Server, Summary, Tls};
-use atrn_shared::smtp::trace::Trace;
+use atrn_shared::smtp::server::{Event, Framing, Server, Tls};
 use atrn_shared::wire::{Wire, WireError};
-use jiff::Zoned;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Limits;
 use crate::flow::Flow;
-use crate::handover::{Group, Handover, Verdict, Verdicts};
+use crate::handover::{Handover, REST_AFTER};
 use crate::journal::{Journal, JournalError};
 use crate::reports::{Reports, Switch};
 
@@ -35,12 +34,19 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 const SESSION_TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 mod delivery;
+mod in_step;
+mod lane;
+mod lanes;
 mod message;
 mod offer;
+mod stream;
+mod transaction;
 
-use delivery::already_delivered;
+use in_step::pass;
+use lanes::Lanes;
 pub use message::Tally;
-use message::{Content, Message};
+use stream::Stream;
+use transaction::{Asked, Stage, Transaction};
 
 /// What holds for a reversed session.
 #[derive(Clone, Debug)]
@@ -94,17 +100,19 @@ pub enum End {
 pub async fn serve(wire: Wire, handover: Handover, terms: &Terms) -> (Tally, End) {
     let mut session = Session::new(wire, handover, terms);
     let end = session.run().await;
+    session.settle_begun().await;
     session.count_envelope();
     let Session {
         wire,
-        handover,
+        stream,
         server,
+        open,
         tally,
         ..
     } = session;
     // Inside a transaction the target must see the connection end, and nothing else (OWN-2, OWN-3).
-    if !server.in_transaction() {
-        handover.quit().await;
+    if !(server.in_transaction() && matches!(open.stage, Stage::InStep)) {
+        stream.lanes.quit().await;
     }
     if !matches!(end, End::Lost(_)) {
         wire.close(FAREWELL_TIMEOUT).await;
@@ -116,29 +124,24 @@ struct Session<'t> {
     terms: &'t Terms,
     server: Server,
     wire: Wire,
-    handover: Switch,
-    started: Instant,
-    /// What was asked and not yet passed on.
-    group: Group,
-    /// Everything that waits for an answer, in order.
-    asked: Vec<Asked>,
-    message: Message,
+    switch: Switch,
+    /// Whole messages on their way.
+    stream: Stream,
+    /// The transaction that the relay speaks of.
+    open: Transaction,
     /// Messages so far, whatever became of them: part of their ids.
     count: u64,
     tally: Tally,
+    started: Instant,
+    heard_at: Instant,
+    /// When connections to the target are closed, unless mail comes before.
+    rest_at: Option<Instant>,
+    /// The connection failed while something else was waited for.
+    lost: Option<WireError>,
+    /// No more mail is taken: what is said when all that is under way has come to its end, and why.
+    failing: Option<(Reply, End)>,
     /// Why we closed, if we did.
     closing: Option<End>,
-}
-
-/// A question of the machine that waits for its answer.
-enum Asked {
-    Mail,
-    Recipient,
-    /// The recipient took the delivery when it was offered before; the target is not asked.
-    TakenBefore,
-    /// The refusal is ours, and the target is not asked.
-    Refused(ForwardPath, Reply),
-    Content,
 }
 
 impl<'t> Session<'t> {
@@ -148,92 +151,161 @@ impl<'t> Session<'t> {
         } else {
             Tls::Unavailable
         };
+        let switch = Switch::new(terms.reports.as_ref(), &terms.domains);
+        let server = Server::new(Arc::new(offer::machine(terms, &handover)), tls);
+        let lanes = Lanes::new(handover, switch.outside(), terms.journal.clone());
+        let now = Instant::now();
         Self {
-            server: Server::new(Arc::new(offer::machine(terms, &handover)), tls),
             terms,
+            server,
             wire,
-            handover: Switch::new(handover, terms),
-            started: Instant::now(),
-            group: Group::default(),
-            asked: Vec::new(),
-            message: Message::none(),
+            switch,
+            stream: Stream::new(lanes),
+            open: Transaction::none(),
             count: 0,
             tally: Tally::default(),
+            started: now,
+            heard_at: now,
+            rest_at: Some(now + REST_AFTER),
+            lost: None,
+            failing: None,
             closing: None,
         }
     }
 
     async fn run(&mut self) -> End {
         loop {
-            match self.server.next(&mut self.wire.input) {
-                Event::NeedInput if self.asked.is_empty() => {
-                    if let Err(error) = self.listen().await {
-                        return self.give_up(error).await;
-                    }
+            if let Some(error) = self.lost.take() {
+                return self.give_up(error).await;
+            }
+            if let Some((reply, end)) = self.failing.take() {
+                self.settle_begun().await;
+                self.server.close(reply);
+                self.closing = Some(end);
+            }
+            let outcome = match self.server.next(&mut self.wire.input) {
+                Event::NeedInput => self.need_input().await,
+                Event::Mail(path, parameters) => self.mail(path, parameters).await,
+                Event::Recipient(path, parameters) => {
+                    self.open.recipient(&self.switch, path, parameters);
+                    Ok(())
                 }
-                Event::NeedInput => self.pass_on().await,
-                Event::Mail(path, parameters) => {
-                    if let Err(error) = self.mail(path, parameters).await {
-                        return self.give_up(error).await;
-                    }
-                }
-                Event::Recipient(path, parameters) => self.recipient(path, parameters),
                 Event::Content(framing) => {
-                    self.content(framing);
-                    self.pass_on().await;
+                    self.on_content(framing).await;
+                    Ok(())
                 }
                 Event::Body(part) => {
-                    if let Some(content) = &mut self.message.content {
+                    if let Some(content) = &mut self.open.message.content {
                         content.octets += part.len() as u64;
                     }
-                    self.handover.body(part).await;
+                    pass(&mut self.open, &mut self.stream.lanes, part).await;
+                    Ok(())
                 }
-                Event::EndOfMessage(summary) => self.end_of_message(summary).await,
-                Event::Abandoned(refusal) => self.abandoned(refusal).await,
+                Event::EndOfMessage(summary) => {
+                    match std::mem::replace(&mut self.open.stage, Stage::InStep) {
+                        Stage::Ahead(content) => self.submit(content).await,
+                        Stage::Collecting | Stage::InStep => self.end_of_message(summary).await,
+                    }
+                    Ok(())
+                }
+                Event::Abandoned(refusal) => {
+                    self.abandoned(refusal).await;
+                    Ok(())
+                }
                 Event::StartTls | Event::Closed => return self.closed().await,
+            };
+            if let Err(error) = outcome {
+                return self.give_up(error).await;
             }
         }
     }
 
-    /// Sends what is due and waits for more, but not for ever.
-    async fn listen(&mut self) -> Result<(), WireError> {
-        let limits = &self.terms.limits;
-        self.wire
-            .write(&mut self.server.output, limits.reply_timeout)
-            .await?;
-        let wait = match &self.message.content {
-            None if self.server.in_transaction() => limits.reply_timeout,
-            None => self.terms.idle_timeout,
-            Some(content) => {
-                let silence = limits.reply_timeout.min(DATA_TIMEOUT);
-                pace::next_wait(content.waited, content.octets, silence)
-                    .ok_or(WireError::TimedOut)?
-            }
+    /// The machine has read all that came. What came in part is passed on when the relay waits for its answer; a
+    /// command that was cut in the middle, or content, is still to come.
+    async fn need_input(&mut self) -> Result<(), WireError> {
+        let is_asked = !self.open.asked.is_empty();
+        let is_due = match self.open.stage {
+            _ if self.server.needs_answers() => true,
+            Stage::Ahead(_) => false,
+            Stage::Collecting => is_asked && self.stream.is_empty() && self.wire.input.is_empty(),
+            Stage::InStep => is_asked,
         };
-        if self.server.in_transaction() {
-            let began = Instant::now();
-            self.wire.read(wait).await?;
-            if let Some(content) = &mut self.message.content {
-                content.waited += began.elapsed();
+        if !is_due {
+            return self.listen().await;
+        }
+        self.settle().await;
+        if is_asked && self.is_well() {
+            self.pass_on().await;
+        }
+        Ok(())
+    }
+
+    /// Sends what is due and waits for more, of the relay or of what is under way, but not for ever.
+    async fn listen(&mut self) -> Result<(), WireError> {
+        if !self.may_read_on() {
+            self.settle_one().await;
+            return Ok(());
+        }
+        let is_idle = self.stream.is_empty() && !self.server.in_transaction();
+        if is_idle {
+            if self.started.elapsed() > SESSION_TIME_MAX {
+                let reply = Reply::new(421, "4.3.2", "This session has lasted long enough");
+                self.fail(reply, End::Quit);
+                return Ok(());
             }
-            return Ok(());
+            self.terms.flow.pause(self.tally);
         }
-        if self.started.elapsed() > SESSION_TIME_MAX {
-            self.close(
-                Reply::new(421, "4.3.2", "This session has lasted long enough"),
-                End::Quit,
-            );
-            return Ok(());
-        }
-        self.terms.flow.pause(self.tally);
+        let (wait, began) = (self.wait()?, Instant::now());
+        let in_step = self.server.in_transaction() && matches!(self.open.stage, Stage::InStep);
+        let rest_at = self.rest_at.filter(|_| is_idle);
         tokio::select! {
             biased;
-            outcome = self.wire.read(wait) => outcome,
-            () = self.terms.stop.cancelled() => {
-                self.stop();
-                Ok(())
+            progressed = self.stream.progress(), if self.stream.is_busy() => {
+                self.progressed(progressed);
+                self.heard_at = Instant::now();
+            }
+            outcome = self.wire.exchange(&mut self.server.output, wait) => self.heard(outcome)?,
+            () = self.terms.stop.cancelled(), if !in_step => self.stop(),
+            () = sleep_until(rest_at.unwrap_or(began)), if rest_at.is_some() => {
+                self.rest_at = None;
+                self.stream.lanes.rest().await;
             }
         }
+        if let Some(content) = &mut self.open.message.content {
+            content.waited += began.elapsed();
+        }
+        Ok(())
+    }
+
+    /// How long the relay may be silent.
+    fn wait(&self) -> Result<Duration, WireError> {
+        let limits = &self.terms.limits;
+        match &self.open.message.content {
+            None if self.server.in_transaction() || !self.stream.is_empty() => {
+                Ok(limits.reply_timeout)
+            }
+            None => {
+                let silence = self.heard_at.elapsed();
+                Ok(self.terms.idle_timeout.saturating_sub(silence))
+            }
+            Some(content) => {
+                let silence = limits.reply_timeout.min(DATA_TIMEOUT);
+                let wait = pace::next_wait(content.waited, content.octets, silence);
+                wait.ok_or(WireError::TimedOut)
+            }
+        }
+    }
+
+    fn heard(&mut self, outcome: Result<(), WireError>) -> Result<(), WireError> {
+        let owes_content = self.open.message.content.is_some();
+        match outcome {
+            Ok(()) => self.heard_at = Instant::now(),
+            // It is our turn: the relay has nothing to say before it hears of what is under way.
+            Err(WireError::TimedOut)
+                if !self.stream.is_empty() && self.server.output.is_empty() && !owes_content => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     async fn mail(
@@ -243,221 +315,57 @@ impl<'t> Session<'t> {
     ) -> Result<(), WireError> {
         self.count_envelope();
         self.terms.flow.message(self.tally);
-        self.message = Message::new(&path, &parameters);
-        self.handover.mail(&path);
+        self.rest_at = Some(Instant::now() + REST_AFTER);
+        self.open = Transaction::new(&path, &parameters);
         // What was refused from here on concerns this message.
         drop(self.server.take_refusals());
+        if self.terms.stop.is_cancelled() {
+            self.stop();
+            return Ok(());
+        }
         if let Some(id) = &parameters.delivery_id {
             match self.claim(id).await? {
                 ControlFlow::Continue(claim) => {
-                    self.group.was_abandoned = claim.was_abandoned();
-                    self.message.claim = Some(claim);
+                    self.open.group.was_abandoned = claim.was_abandoned();
+                    self.open.message.claim = Some(claim);
                 }
                 ControlFlow::Break(()) => return Ok(()),
             }
         }
-        self.group.mail = Some((path, parameters));
-        self.asked.push(Asked::Mail);
+        self.open.group.mail = Some((path, parameters));
+        self.open.asked.push(Asked::Mail);
         Ok(())
     }
 
-    fn refuse_sender(&mut self, reply: Reply) {
-        self.message.refused(None, &reply, self.terms);
-        self.server.answer(reply);
-    }
-
-    fn recipient(&mut self, path: ForwardPath, parameters: RcptParameters) {
-        let asked = if let Some(refusal) = self.handover.recipient(&path) {
-            Asked::Refused(path, refusal)
-        } else if self.message.was_taken_by(&path) {
-            Asked::TakenBefore
-        } else {
-            self.group.recipients.push((path, parameters));
-            Asked::Recipient
-        };
-        self.asked.push(asked);
-    }
-
-    fn content(&mut self, framing: Framing) {
-        // With nobody to take it, the machine itself refuses the content.
-        if !(self.message.recipients.is_empty() && self.group.recipients.is_empty()) {
-            self.group.content = Some(framing);
-        }
-        self.asked.push(Asked::Content);
-    }
-
-    /// Asks the target everything that the relay asked, and answers it in the relay's order.
-    async fn pass_on(&mut self) {
-        if self.terms.stop.is_cancelled() && self.group.mail.is_some() {
-            self.asked.clear();
-            self.group.clear();
-            return self.stop();
-        }
-        let verdicts = if self.group.is_empty() {
-            Verdicts::default()
-        } else {
-            self.handover.begin(&self.group).await
-        };
-        let wants_content = verdicts
-            .content
-            .as_ref()
-            .is_some_and(Reply::is_intermediate);
-        self.answer(verdicts);
-        if wants_content {
-            self.message.content = Some(Content::default());
-            let header = self.trace();
-            // A report that goes outside is built anew, and tells nothing of the way in.
-            if !self.handover.is_report() {
-                self.handover.body(header.as_bytes()).await;
-            }
-        } else if self.handover.is_exhausted() {
-            self.target_lost();
-        }
-    }
-
-    fn answer(&mut self, verdicts: Verdicts) {
-        let Verdicts {
-            mail,
-            recipients,
-            content,
-        } = verdicts;
-        let passed_on = self.group.recipients.drain(..).map(|(path, _)| path);
-        let mut passed_on = passed_on.zip(recipients);
-        for asked in self.asked.drain(..) {
-            let reply = match asked {
-                Asked::Mail => {
-                    if let Some(refusal) = mail.as_ref().filter(|reply| !reply.is_positive()) {
-                        self.message.refused(None, refusal, self.terms);
-                        self.message.claim = None;
-                    }
-                    mail.clone()
-                }
-                Asked::Refused(path, refusal) => {
-                    self.message.refused(Some(&path), &refusal, self.terms);
-                    let is_error = refusal.is_permanent();
-                    self.server.answer(refusal);
-                    if is_error {
-                        self.server.count_error();
-                    }
-                    continue;
-                }
-                Asked::TakenBefore => Some(already_delivered("2.1.5")),
-                Asked::Recipient => passed_on.next().map(|(path, reply)| {
-                    if reply.is_positive() {
-                        self.message.recipients.push(path);
-                    } else {
-                        self.message.refused(Some(&path), &reply, self.terms);
-                    }
-                    reply
-                }),
-                Asked::Content => {
-                    if let Some(refusal) = content.as_ref().filter(|reply| !reply.is_intermediate())
-                    {
-                        self.message.refused(None, refusal, self.terms);
-                    }
-                    // 354 to content for nobody: the machine turns it into its refusal.
-                    content
-                        .clone()
-                        .or_else(|| Some(Reply::bare(354, "Go ahead")))
-                }
-            };
-            self.server
-                .answer(reply.unwrap_or_else(|| Reply::new(451, "4.3.0", "Try again later")));
-        }
-        drop(passed_on);
-        self.group.clear();
-    }
-
-    /// R5321-17: our own trace header on top, and no other change.
-    fn trace(&mut self) -> String {
+    async fn on_content(&mut self, framing: Framing) {
         self.count += 1;
-        let nameless = Hello {
-            kind: HelloKind::Ehlo,
-            name: "unknown".to_owned(),
-        };
-        let id = format_args!("{}-{}", self.terms.session, self.count).to_string();
-        let only_recipient = match self.message.recipients.as_slice() {
-            [only] => Some(only),
-            _ => None,
-        };
-        let trace = Trace {
-            hello: self.server.hello().unwrap_or(&nameless),
-            address: self.wire.peer_address().map(|address| address.ip()),
-            hostname: &self.terms.hostname,
-            is_tls: self.wire.is_tls(),
-            smtputf8: self.message.smtputf8,
-            id: &id,
-            only_recipient,
-            now: &Zoned::now(),
-        };
-        trace.header()
-    }
-
-    async fn end_of_message(&mut self, summary: Summary) {
-        // From here on the message may be inside: we are not cut off before that is known and written down (OWN-4).
-        let expected = self.terms.journal.expect_entry();
-        let verdict = self.handover.finish().await;
-        self.message
-            .judged(&verdict, summary.octets, self.count, self.terms);
-        self.tally.count(&verdict.reply, summary.octets);
-        let written = if verdict.reply.is_positive() {
-            self.write_down().await
-        } else {
-            Ok(())
-        };
-        drop(expected);
-        self.message.claim = None;
-        self.message.refusal = None;
-        self.message.content = None;
-        // Whatever became of the entry: the message is inside, and to have it sent again would be wrong.
-        self.server.answer(verdict.reply);
-        if let Err(error) = written {
-            self.journal_lost(error);
-        } else if self.handover.is_exhausted() {
-            self.target_lost();
+        self.open.message.count = self.count;
+        if !self.read_ahead(framing).await {
+            self.content(framing).await;
         }
     }
 
-    async fn abandoned(&mut self, refusal: Option<Reply>) {
-        if !self.asked.is_empty() {
-            self.pass_on().await;
-        }
-        if let (Some(reply), Some(_)) = (refusal, &self.message.content) {
-            self.tally.count(&reply, 0);
-            self.message.refusal = None;
-            let verdict = Verdict {
-                said: reply.clone(),
-                reply,
-            };
-            self.message.judged(&verdict, 0, self.count, self.terms);
-        }
-        self.message.content = None;
-        self.message.claim = None;
-        self.count_envelope();
-        self.handover.abandon().await;
-    }
-
-    /// A transaction that came to its end with its envelope counts as well.
-    fn count_envelope(&mut self) {
-        if let Some(reply) = self.message.refusal.take() {
-            self.tally.count(&reply, 0);
-        }
+    /// Whether there is nothing that ends the session.
+    fn is_well(&self) -> bool {
+        self.lost.is_none() && self.failing.is_none()
     }
 
     fn stop(&mut self) {
-        self.close(Reply::new(421, "4.3.2", "Shutting down"), End::Stopped);
+        self.fail(Reply::new(421, "4.3.2", "Shutting down"), End::Stopped);
     }
 
     fn target_lost(&mut self) {
-        self.close(
+        self.fail(
             Reply::new(421, "4.4.1", "The mail server inside cannot be reached"),
             End::TargetLost,
         );
     }
 
-    fn close(&mut self, reply: Reply, end: End) {
-        self.server.close(reply);
-        self.closing = Some(end);
+    /// Nothing more is begun. What comes first counts.
+    fn fail(&mut self, reply: Reply, end: End) {
+        if self.closing.is_none() {
+            self.failing.get_or_insert((reply, end));
+        }
     }
 
     /// The machine has said its last word.

@@ -264,31 +264,12 @@ impl Handover {
         }
     }
 
-    /// Connections that a session may have side by side.
+    /// What opens further connections to the same target.
     #[must_use]
-    pub fn connections_max(&self) -> usize {
+    pub fn opener(&self) -> Opener {
         match self {
-            Self::Maildir(maildir) => maildir.connections_max(),
-            Self::Smtp(smtp) => smtp.setup().config.connections,
-        }
-    }
-
-    /// Another connection to the same target.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub fn another(
-        &self,
-    ) -> impl Future<Output = Result<Self, ConnectError>> + Send + 'static + use<> {
-        let like = match self {
-            Self::Maildir(maildir) => Ok(maildir.beside()),
-            Self::Smtp(smtp) => Err(smtp.setup().clone()),
-        };
-        async move {
-            match like {
-                Ok(maildir) => Ok(Self::Maildir(maildir)),
-                Err(setup) => Ok(Self::Smtp(Box::new(Smtp::open(setup).await?))),
-            }
+            Self::Maildir(maildir) => Opener::Maildir(maildir.beside()),
+            Self::Smtp(smtp) => Opener::Smtp(smtp.setup().clone()),
         }
     }
 
@@ -296,6 +277,43 @@ impl Handover {
     pub async fn quit(self) {
         if let Self::Smtp(smtp) = self {
             smtp.quit().await;
+        }
+    }
+}
+
+/// Opens connections beside a first one.
+#[derive(Debug)]
+pub enum Opener {
+    /// Files on this host.
+    Maildir(Maildir),
+    /// A server that speaks SMTP or LMTP.
+    Smtp(Setup),
+}
+
+impl Opener {
+    /// Connections that a session may have side by side.
+    #[must_use]
+    pub fn connections_max(&self) -> usize {
+        match self {
+            Self::Maildir(maildir) => maildir.connections_max(),
+            Self::Smtp(setup) => setup.config.connections,
+        }
+    }
+
+    /// Another connection.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn open(&self) -> impl Future<Output = Result<Handover, ConnectError>> + Send + use<> {
+        let opened = match self {
+            Self::Maildir(maildir) => Ok(Handover::Maildir(maildir.beside())),
+            Self::Smtp(setup) => Err(setup.clone()),
+        };
+        async {
+            match opened {
+                Ok(handover) => Ok(handover),
+                Err(setup) => Handover::open(&setup).await,
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use atrn_shared::config::ConfigErrors;
 
 use crate::config::PullerConfig;
 use crate::handover::Setup;
-pub(crate) use switch::Switch;
+pub(crate) use switch::{Draft, Outside, Route, Switch};
 pub use traffic::Traffic;
 
 /// What a session needs for reports to senders outside.

@@ -13,22 +13,20 @@ use super::Reports;
 use super::rebuild::{Stamp, rebuild};
 use super::rule::{REPORT_OCTETS, Report, is_outside};
 use super::smart_host::SmartHost;
-use crate::handover::{Group, Handover, Verdict, Verdicts};
-use crate::reversed::Terms;
+use crate::handover::Verdict;
 
-/// The hand-over of a session with the exception for reports.
+/// What decides, for a session.
 #[derive(Debug)]
 pub(crate) struct Switch {
-    inside: Handover,
     /// `None`: there is no exception.
-    outside: Option<SmartHost>,
+    reports: Option<Reports>,
     /// What was asked for.
     domains: Vec<Domain>,
-    stage: Stage,
 }
 
+/// Where a transaction goes, as far as that is known.
 #[derive(Debug)]
-enum Stage {
+pub(crate) enum Route {
     /// No recipient was named yet; whether the reverse-path is null.
     Open { is_null: bool },
     /// It is for inside.
@@ -37,8 +35,9 @@ enum Stage {
     Report(Draft),
 }
 
+/// What may become a report.
 #[derive(Debug)]
-struct Draft {
+pub(crate) struct Draft {
     to: ForwardPath,
     /// A report has one recipient; this one tried to have more.
     is_spoilt: bool,
@@ -46,25 +45,31 @@ struct Draft {
     content: Vec<u8>,
 }
 
+/// The way outside of a session: one connection, and one report at a time.
+#[derive(Debug)]
+pub(crate) struct Outside {
+    smart_host: SmartHost,
+    domains: Vec<Domain>,
+}
+
 impl Switch {
-    pub(crate) fn new(inside: Handover, terms: &Terms) -> Self {
+    pub(crate) fn new(reports: Option<&Reports>, domains: &[Domain]) -> Self {
         Self {
-            inside,
-            outside: terms.reports.clone().map(SmartHost::new),
-            domains: terms.domains.clone(),
-            stage: Stage::Inside,
+            reports: reports.cloned(),
+            domains: domains.to_vec(),
         }
     }
 
-    /// A transaction begins.
-    pub(crate) fn mail(&mut self, reverse_path: &ReversePath) {
-        self.stage = Stage::Open {
-            is_null: *reverse_path == ReversePath::Null,
-        };
+    /// The way outside, if there is one.
+    pub(crate) fn outside(&self) -> Option<Outside> {
+        Some(Outside {
+            smart_host: SmartHost::new(self.reports.clone()?),
+            domains: self.domains.clone(),
+        })
     }
 
     /// A recipient is named: the refusal, if it is ours and the target is not asked (the REV rules).
-    pub(crate) fn recipient(&mut self, path: &ForwardPath) -> Option<Reply> {
+    pub(crate) fn recipient(&self, route: &mut Route, path: &ForwardPath) -> Option<Reply> {
         let is_inside = match path {
             // Whom every server must have (R5321-9).
             ForwardPath::Postmaster => true,
@@ -72,14 +77,20 @@ impl Switch {
                 .domain()
                 .is_some_and(|domain| self.domains.contains(domain)),
         };
-        match &mut self.stage {
-            Stage::Open { .. } | Stage::Inside if is_inside => {
-                self.stage = Stage::Inside;
+        match route {
+            Route::Open { .. } | Route::Inside if is_inside => {
+                *route = Route::Inside;
                 None
             }
-            Stage::Open { is_null: true } if is_outside(path) => self.report_to(path),
-            Stage::Open { .. } | Stage::Inside => Some(not_asked_for()),
-            Stage::Report(draft) => {
+            Route::Open { is_null: true } if is_outside(path) => match self.draft(path) {
+                Ok(draft) => {
+                    *route = Route::Report(draft);
+                    None
+                }
+                Err(refusal) => Some(refusal),
+            },
+            Route::Open { .. } | Route::Inside => Some(not_asked_for()),
+            Route::Report(draft) => {
                 draft.is_spoilt = true;
                 Some(if is_inside {
                     Reply::new(452, "4.5.3", "A report has one recipient")
@@ -91,88 +102,59 @@ impl Switch {
     }
 
     /// The first recipient of a message from nobody, and none of ours.
-    fn report_to(&mut self, path: &ForwardPath) -> Option<Reply> {
-        let Some(outside) = &self.outside else {
-            return Some(no_way_out());
+    fn draft(&self, path: &ForwardPath) -> Result<Draft, Reply> {
+        let Some(reports) = &self.reports else {
+            return Err(no_way_out());
         };
-        let Reports {
-            traffic,
-            max_per_hour,
-            ..
-        } = outside.reports();
-        if !traffic.is_open(*max_per_hour) {
-            return Some(too_many());
+        if !reports.traffic.is_open(reports.max_per_hour) {
+            return Err(too_many());
         }
-        self.stage = Stage::Report(Draft {
+        Ok(Draft {
             to: path.clone(),
             is_spoilt: false,
             content: Vec::new(),
-        });
-        None
+        })
+    }
+}
+
+impl Route {
+    /// A transaction begins.
+    pub(crate) fn begin(reverse_path: &ReversePath) -> Self {
+        Self::Open {
+            is_null: *reverse_path == ReversePath::Null,
+        }
     }
 
     /// Whether the transaction is for a sender outside.
     pub(crate) fn is_report(&self) -> bool {
-        matches!(self.stage, Stage::Report(_))
+        matches!(self, Self::Report(_))
     }
+}
 
-    /// See [`Handover::begin`].
-    pub(crate) async fn begin(&mut self, group: &Group) -> Verdicts {
-        if !self.is_report() {
-            return self.inside.begin(group).await;
-        }
-        // A MAIL that came alone has been passed on before anybody could know.
-        self.inside.abandon().await;
-        Verdicts::positive(group)
+impl Draft {
+    /// Content, which the corporate server hears nothing of.
+    pub(crate) fn add(&mut self, part: &[u8]) {
+        let room = (REPORT_OCTETS + 1).saturating_sub(self.content.len());
+        self.content
+            .extend_from_slice(&part[..part.len().min(room)]);
     }
+}
 
-    /// See [`Handover::body`].
-    pub(crate) async fn body(&mut self, part: &[u8]) {
-        match &mut self.stage {
-            Stage::Report(draft) => {
-                let room = (REPORT_OCTETS + 1).saturating_sub(draft.content.len());
-                draft
-                    .content
-                    .extend_from_slice(&part[..part.len().min(room)]);
-            }
-            Stage::Open { .. } | Stage::Inside => self.inside.body(part).await,
-        }
-    }
-
-    /// See [`Handover::finish`].
-    pub(crate) async fn finish(&mut self) -> Verdict {
-        match std::mem::replace(&mut self.stage, Stage::Inside) {
-            Stage::Report(draft) => self.judge(draft).await,
-            Stage::Open { .. } | Stage::Inside => self.inside.finish().await,
-        }
-    }
-
-    /// See [`Handover::abandon`].
-    pub(crate) async fn abandon(&mut self) {
-        self.stage = Stage::Inside;
-        self.inside.abandon().await;
-    }
-
-    /// See [`Handover::is_exhausted`]. Mail for inside does not depend on the smart host.
-    pub(crate) fn is_exhausted(&self) -> bool {
-        self.inside.is_exhausted()
-    }
-
-    /// See [`Handover::quit`].
+impl Outside {
+    /// Takes leave of the smart host.
     pub(crate) async fn quit(self) {
-        self.inside.quit().await;
-        if let Some(outside) = self.outside {
-            outside.quit().await;
-        }
+        self.smart_host.quit().await;
     }
 
-    async fn judge(&mut self, draft: Draft) -> Verdict {
+    /// The content is complete: whether it is a report, and what the smart host says to it. Mail for inside does not
+    /// depend on that.
+    pub(crate) async fn judge(&mut self, draft: Draft) -> Verdict {
         let Draft {
             to,
             is_spoilt,
             content,
         } = draft;
-        let (Some(outside), ForwardPath::Mailbox(mailbox)) = (&mut self.outside, &to) else {
+        let ForwardPath::Mailbox(mailbox) = &to else {
             return Verdict::ours(not_asked_for());
         };
         if is_spoilt {
@@ -182,7 +164,7 @@ impl Switch {
             Ok(report) => report,
             Err(reason) => return Verdict::ours(no_report(&reason)),
         };
-        let reports = outside.reports().clone();
+        let reports = self.smart_host.reports().clone();
         let Some(ticket) = reports.traffic.take(reports.max_per_hour).await else {
             return Verdict::ours(too_many());
         };
@@ -193,7 +175,7 @@ impl Switch {
             now: &now,
         };
         let content = rebuild(&report, &stamp);
-        let verdict = outside.send(&to, &content).await;
+        let verdict = self.smart_host.send(&to, &content).await;
         if verdict.reply.is_positive() {
             info!(target = %reports.setup.target(), %id, size = content.len(), "a report left");
         } else if verdict.reply.is_transient() {

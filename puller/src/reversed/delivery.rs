@@ -8,6 +8,7 @@ use atrn_shared::smtp::reply::{ALREADY_DELIVERED, Reply};
 use atrn_shared::wire::WireError;
 use tracing::{error, info};
 
+use super::transaction::{Asked, Stage};
 use super::{End, Session, Terms};
 use crate::journal::{Begun, Claim, JournalError};
 
@@ -32,7 +33,7 @@ impl Session<'_> {
                 let Terms { relay, session, .. } = self.terms;
                 info!(%relay, %session, delivery_id = %id, "already delivered");
                 self.tally.already_there += 1;
-                self.server.answer(already_delivered("2.0.0"));
+                self.known(already_delivered("2.0.0"));
             }
             Err(error) => {
                 self.refuse_sender(Reply::new(451, "4.3.0", "Mail cannot be taken now"));
@@ -42,11 +43,30 @@ impl Session<'_> {
         Ok(ControlFlow::Break(()))
     }
 
-    /// What the relay waits for goes out before we wait for others.
+    fn refuse_sender(&mut self, reply: Reply) {
+        self.open.message.refused(None, &reply, self.terms);
+        self.known(reply);
+    }
+
+    /// The answer to MAIL, for which the target is not asked: said now, or when it is its turn.
+    fn known(&mut self, reply: Reply) {
+        if self.stream.is_empty() {
+            self.server.answer(reply);
+            self.open.stage = Stage::InStep;
+        } else {
+            self.open.asked.push(Asked::Known(reply));
+        }
+    }
+
+    /// What we have in hand ourselves comes to its end, and what the relay waits for goes out, before we wait for others.
     async fn begin(&mut self, id: &DeliveryId) -> Result<Result<Begun, JournalError>, WireError> {
         let journal = &self.terms.journal;
         let begun = journal.begin(id);
         if !matches!(begun, Ok(Begun::InHand)) {
+            return Ok(begun);
+        }
+        self.settle().await;
+        if !self.is_well() {
             return Ok(begun);
         }
         let wait = self.terms.limits.reply_timeout;
@@ -60,9 +80,10 @@ impl Session<'_> {
     /// The target has the message: that is durable before the relay hears of it (R-DUP), and also where the relay is
     /// gone meanwhile and offers it again to somebody else (OWN-4).
     pub(super) async fn write_down(&mut self) -> Result<(), JournalError> {
-        let refused_here = !self.server.take_refusals().is_empty();
-        match self.message.claim.take() {
-            Some(claim) => claim.commit(self.message.taken(refused_here)).await,
+        let message = &mut self.open.message;
+        message.refused_here = !self.server.take_refusals().is_empty();
+        match message.claim.take() {
+            Some(claim) => claim.commit(message.taken()).await,
             None => Ok(()),
         }
     }
@@ -70,7 +91,7 @@ impl Session<'_> {
     pub(super) fn journal_lost(&mut self, error: JournalError) {
         let Terms { relay, session, .. } = self.terms;
         error!(%relay, %session, %error, "no more mail is taken");
-        self.close(
+        self.fail(
             Reply::new(421, "4.3.0", "No more mail can be taken now"),
             End::JournalLost(error),
         );

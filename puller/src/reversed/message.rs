@@ -72,6 +72,10 @@ pub(super) struct Message {
     /// The first refusal of the envelope.
     pub(super) refusal: Option<Reply>,
     pub(super) content: Option<Content>,
+    /// As in its trace header, behind the session.
+    pub(super) count: u64,
+    /// The machine refused something of it without asking us, which may have been a recipient.
+    pub(super) refused_here: bool,
 }
 
 /// Content on its way.
@@ -97,6 +101,8 @@ impl Message {
             recipients: Vec::new(),
             refusal: None,
             content: None,
+            count: 0,
+            refused_here: false,
         }
     }
 
@@ -106,10 +112,9 @@ impl Message {
         claim.is_some_and(|claim| claim.was_taken_by(recipient))
     }
 
-    /// Who has it now that the target took it. `refused_here`: the machine refused something without asking us, which
-    /// may have been a recipient.
-    pub(super) fn taken(&self, refused_here: bool) -> Taken {
-        if refused_here || self.refusal.is_some() {
+    /// Who has it now that the target took it.
+    pub(super) fn taken(&self) -> Taken {
+        if self.refused_here || self.refusal.is_some() {
             Taken::Recipients(self.recipients.clone())
         } else {
             Taken::Whole
@@ -133,8 +138,9 @@ impl Message {
         self.refusal.get_or_insert_with(|| reply.clone());
     }
 
-    /// The one line of a message that came to its end. `id`: as in its trace header, behind the session.
-    pub(super) fn judged(&self, verdict: &Verdict, size: u64, id: u64, terms: &Terms) {
+    /// The one line of a message that came to its end.
+    pub(super) fn judged(&self, verdict: &Verdict, size: u64, terms: &Terms) {
+        let id = self.count;
         let Terms { relay, session, .. } = terms;
         let delivery_id = self.delivery_id.as_ref().map(DeliveryId::as_str);
         let (reverse_path, said) = (self.reverse_path.to_string(), verdict.said.to_string());
