@@ -120,7 +120,7 @@ fn init_overwrites_nothing_and_keeps_the_secret_private() {
 fn mistakes_in_the_configuration_are_78_and_each_is_named() {
     let folder = set_up();
     edit(folder.path(), |config| {
-        config.replacen("every = \"5m\"", "every = \"5x\"\nevry = 1", 1)
+        config.replacen("mode = \"instant\"", "every = \"5x\"\nevry = 1", 1)
     });
     for command in ["pull", "run", "check"] {
         let output = puller(folder.path(), &["-c", "puller.toml", command]);

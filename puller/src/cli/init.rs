@@ -172,7 +172,7 @@ impl InitCommand {
         );
         let _ = writeln!(
             text,
-            "domains = [{}]\nmode = \"poll\"\nevery = \"5m\"",
+            "domains = [{}]\nmode = \"instant\"  # mail comes as it arrives; \"poll\" asks for it every 5 minutes",
             domains.join(", ")
         );
         let _ = writeln!(text, "\n[handover]\ntarget = {}", quote(&self.handover));

@@ -250,17 +250,13 @@ impl Demonstration {
 
     /// Leaves everything running, with the puller as a daemon beside the relay.
     fn keep(mut self) {
-        let config = self.path("puller/puller.toml");
-        Settings::edit(&config, |settings| {
-            settings.set("relay.every", "5s");
-        });
         let puller = Process::start(
             PULLER,
             self.command(PULLER).arg("run"),
             &self.path("puller.log"),
         );
         let relay = self.relay.take();
-        title("Both are left running; mail is pulled every five seconds");
+        title("Both are left running; mail comes as it arrives");
         self.commands_to_try();
         let relay_id = relay.as_ref().map(Process::id).unwrap_or_default();
         say("\nTo stop them and remove everything:");
