@@ -159,9 +159,10 @@ fn wanted(wanted: Wanted) -> String {
 /// The median, and from the lowest to the highest.
 fn shown(samples: &Samples, unit: Unit) -> String {
     let digits = match unit {
-        Unit::Millis | Unit::Percent => 2,
-        Unit::Kibibytes | Unit::Mebibytes => 1,
-        Unit::MegabytesPerSecond | Unit::Micros | Unit::PerSecond => 0,
+        Unit::Millis => 2,
+        _ if samples.highest() < 10.0 => 2,
+        Unit::Mebibytes => 1,
+        _ => 0,
     };
     format!(
         "{:.digits$} ({:.digits$}–{:.digits$})",

@@ -118,10 +118,20 @@ pub(crate) enum Connections {
 impl Load<'_> {
     /// Sends so many messages; every one must be accepted.
     pub(crate) fn send(self, address: SocketAddr, messages: usize) -> Result<Duration> {
+        self.send_from("sender@source.example", address, messages)
+    }
+
+    /// The same, with this reverse-path.
+    pub(crate) fn send_from(
+        self,
+        reverse_path: &str,
+        address: SocketAddr,
+        messages: usize,
+    ) -> Result<Duration> {
         let program = Software::SmtpSource.find().context("smtp-source")?;
         let mut command = Command::new(program);
         command
-            .args(["-C", "10", "-f", "sender@source.example"])
+            .args(["-C", "10", "-f", reverse_path])
             .args(["-s", &self.sessions.min(messages).to_string()])
             .args(["-m", &messages.to_string()])
             .args(["-l", &self.octets.to_string()])

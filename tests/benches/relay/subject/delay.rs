@@ -56,6 +56,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Measured> {
     let backlog = Backlog {
         sink: &sink,
         messages: plan.amount(10_000, 2_000),
+        senders: 1,
         connections: 1,
     };
     let (mut streamed, mut stepped) = (samples(), samples());

@@ -46,6 +46,7 @@ fn beside(plan: &Plan, what: &str, set_up: impl FnOnce(&mut Puller)) -> Result<R
     let backlog = Backlog {
         sink: &sink,
         messages: plan.amount(10_000, 2_000),
+        senders: 1,
         connections: SESSIONS,
     };
     let World { relay, puller, .. } = &mut world;
