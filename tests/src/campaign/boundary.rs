@@ -225,9 +225,10 @@ impl Boundary {
     #[must_use]
     pub fn passed_min(self) -> u32 {
         match self {
-            // Settlements whose `250` the relay had read when the pullers were stopped: two commits take them all.
-            Self::AcceptWrite => 40,
-            Self::AcceptSync => 3,
+            // Settlements whose `250` was on its way to the relay when the pullers were stopped: windows of several
+            // sessions, and a few commits take them all.
+            Self::AcceptWrite => 60,
+            Self::AcceptSync => 5,
             _ => 0,
         }
     }

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use super::boundary::{Boundary, Place, Side, Traffic};
 use super::ledger::{Ledger, Target};
 use super::load::Load;
-use super::parties::{Parties, SESSIONS, Who};
+use super::parties::{Parties, Who, in_doubt};
 use super::report::Kills;
 use super::tracer::{SetTrap, Trap};
 
@@ -271,7 +271,7 @@ impl Killer<'_> {
     fn died(&self, who: Who, from: Instant) {
         self.ledger.note(&format!("killed: {}", who.name()));
         if let Some(target) = who.target() {
-            self.ledger.puller_killed(target, from, SESSIONS);
+            self.ledger.puller_killed(target, from, in_doubt(target));
         }
     }
 

@@ -27,6 +27,10 @@ const TOLD_MAX: usize = 50;
 /// What a killed puller had sent, the server may still be about to read for so long.
 const READ_LATE: Duration = Duration::from_secs(5);
 
+/// What the server took, the puller writes down at once: within this time also where it is traced, or stopped so that
+/// accepts are watched alone. A kill that comes later is no excuse.
+const WRITTEN_LATE: Duration = Duration::from_secs(30);
+
 /// What holds for one target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -90,7 +94,7 @@ struct Entry {
 struct Kill {
     from: Instant,
     to: Instant,
-    sessions: u32,
+    in_doubt: u32,
 }
 
 /// One copy of a message, complete at a target.
@@ -205,11 +209,11 @@ impl Ledger {
     }
 
     /// A puller was killed, some time between two instants.
-    pub(super) fn puller_killed(&self, target: Target, from: Instant, sessions: u32) {
+    pub(super) fn puller_killed(&self, target: Target, from: Instant, in_doubt: u32) {
         let kill = Kill {
             from,
             to: Instant::now(),
-            sessions,
+            in_doubt,
         };
         self.state().kills[target.index()].push(kill);
     }
@@ -274,12 +278,15 @@ impl State {
     fn second(&mut self, copy: Copy<'_>, before: Instant) {
         let index = copy.target.index();
         let explanation = self.kills[index].iter_mut().find(|kill| {
-            kill.to + READ_LATE >= before && kill.from <= copy.at && kill.sessions > 0
+            kill.to + READ_LATE >= before
+                && kill.from <= before + WRITTEN_LATE
+                && kill.from <= copy.at
+                && kill.in_doubt > 0
         });
         match explanation {
             // A file that has its name is there: writing it again needs no permission of the target.
             Some(kill) if copy.target == Target::Smtp => {
-                kill.sessions -= 1;
+                kill.in_doubt -= 1;
                 self.counts[index].duplicates_at_the_target += 1;
             }
             _ => {
@@ -380,6 +387,20 @@ mod tests {
                 ..copy(Target::Smtp)
             });
         }
+        assert_eq!(ledger.counts(Target::Smtp).duplicates_unexplained, 1);
+    }
+
+    #[test]
+    fn a_kill_long_after_the_first_copy_explains_nothing() {
+        let ledger = sent();
+        let now = Instant::now();
+        ledger.arrived(copy(Target::Smtp));
+        let later = now + WRITTEN_LATE + Duration::from_secs(1);
+        ledger.puller_killed(Target::Smtp, later, 1);
+        ledger.arrived(Copy {
+            at: later + Duration::from_secs(1),
+            ..copy(Target::Smtp)
+        });
         assert_eq!(ledger.counts(Target::Smtp).duplicates_unexplained, 1);
     }
 

@@ -1,5 +1,6 @@
-//! The programs of a campaign: a relay, and for each target a puller's daemon with two sessions and
-//! `pull` commands beside it, as from cron, that share the daemon's journal.
+//! The programs of a campaign: a relay, and for each target a puller's daemon with two `[[relay]]` entries, one of them
+//! in instant mode, each with several sessions while there is a backlog, and `pull` commands beside it, as from cron,
+//! that share the daemon's journal.
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,12 @@ use super::ledger::Target;
 use crate::process::{PATIENCE, Process, exit_code};
 use crate::world::{PULLER, Puller, PullerSetup, RELAY, Relay, Tls};
 
-/// Sessions of a puller's process: an entry `[[relay]]` each.
-pub(super) const SESSIONS: u32 = 2;
+/// Entries `[[relay]]` of a puller.
+const RELAYS: u32 = 2;
+/// Sessions of each while there is a backlog, in the order of [`Target::ALL`].
+const SESSIONS: [u32; 2] = [4, 2];
+/// Messages that a session may have at the target while the journal does not know of them: what it reads ahead.
+const WINDOW: u32 = 64;
 /// Lines of a log that a failure shows.
 const LOG_LINES: usize = 30;
 /// What a `pull` may end with when the relay dies under it: mail or none, unreachable, broken off.
@@ -87,6 +92,7 @@ impl Parties {
             let puller = PullerSetup::new(domain, &[domain], targets[target.index()])
                 .setting("relay.every", "1s")
                 .setting("relay.jitter", "0s")
+                .setting("relay.sessions", i64::from(SESSIONS[target.index()]))
                 .install(folder, &relay);
             puller.configure(|settings| twice(settings.table(), target, relay.pin()));
             puller
@@ -242,7 +248,15 @@ fn twice(settings: &mut Table, target: Target, pin: &str) {
     }
     let mut second = first.clone();
     second.insert("name".to_owned(), "mx2".into());
+    second.insert("mode".to_owned(), "instant".into());
+    // So that a kill finds its sessions before and behind the turn.
+    second.insert("wait".to_owned(), "2s".into());
     relays.push(Value::Table(second));
+}
+
+/// Messages that may be in doubt when a puller's process is killed.
+pub(super) fn in_doubt(target: Target) -> u32 {
+    RELAYS * SESSIONS[target.index()] * WINDOW
 }
 
 /// A puller's `data_dir`, as [`PullerSetup`] makes it for the first and the second of a folder.
