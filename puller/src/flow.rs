@@ -38,7 +38,7 @@ pub struct Activity {
     pub connected_since: Option<Timestamp>,
     /// Whether mail is under way in any.
     pub is_busy: bool,
-    /// What they have brought so far.
+    /// What they have brought so far, with others that have ended beside them.
     pub tally: Tally,
     /// When the last message was taken, in whichever session.
     pub last_mail_at: Option<Timestamp>,
@@ -55,6 +55,8 @@ struct Shared {
 struct State {
     sessions: BTreeMap<u64, Session>,
     next_id: u64,
+    /// What those brought that have ended, as long as others go on.
+    brought_by_ended: Tally,
     streak: Option<Streak>,
     last_mail_at: Option<Timestamp>,
 }
@@ -124,7 +126,10 @@ impl Flows {
                 .filter_map(|session| session.connected_since)
                 .min(),
             is_busy: connected().any(|session| session.silent_since.is_none()),
-            tally: connected().map(|session| session.tally).sum(),
+            tally: connected()
+                .map(|session| session.tally)
+                .chain([state.brought_by_ended])
+                .sum(),
             last_mail_at: state.last_mail_at,
         }
     }
@@ -204,6 +209,15 @@ impl Shared {
 }
 
 impl State {
+    fn end(&mut self, id: u64) {
+        let ended = self.sessions.remove(&id).unwrap_or_default();
+        self.brought_by_ended = if self.sessions.is_empty() {
+            Tally::default()
+        } else {
+            [self.brought_by_ended, ended.tally].into_iter().sum()
+        };
+    }
+
     fn session(&mut self, id: u64) -> Option<&mut Session> {
         self.sessions.get_mut(&id)
     }
@@ -261,7 +275,7 @@ impl Streak {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.shared.state().sessions.remove(&self.id);
+        self.shared.state().end(self.id);
         self.shared.changed.notify_one();
     }
 }
@@ -358,7 +372,10 @@ mod tests {
         );
         assert!(seen.last_mail_at.is_some());
         drop(one);
-        assert_eq!(flows.activity().sessions, 1);
+        let seen = flows.activity();
+        assert_eq!((seen.sessions, seen.tally.messages), (1, 3));
         flows.changed().await;
+        drop(other);
+        assert_eq!(flows.activity().tally, Tally::default());
     }
 }

@@ -63,6 +63,10 @@ impl StatusCommand {
             // A daemon that is gone has no plans, and no sessions, whatever it left behind.
             status.next_at = status.next_at.filter(|_| running);
             status.connection = status.connection.filter(|_| running);
+            if status.connection.is_some() {
+                // What failed before is over.
+                (status.failures, status.alarm) = (0, None);
+            }
             Row {
                 relay: relay.name.clone(),
                 address: relay.address.to_string(),
