@@ -119,3 +119,6 @@ async fn after(pause: Option<Duration>) {
         None => pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
