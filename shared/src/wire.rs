@@ -27,6 +27,13 @@ const INPUT_OCTETS_MAX: usize = 256 * 1024;
 /// Octets that the first read of an input takes that holds no memory yet.
 const FIRST_OCTETS: usize = 4 * 1024;
 
+/// A silent connection is probed after so long, below what firewalls bear …
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+/// … then as often as this …
+const PROBE_INTERVAL: Duration = Duration::from_secs(20);
+/// … and given up after so many probes without an answer.
+const PROBES: u32 = 3;
+
 /// Why nothing more comes, or goes.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
@@ -182,6 +189,19 @@ impl Wire {
     /// Acknowledges at once what the peer sends: a peer with Nagle's algorithm otherwise pauses 40 ms a line.
     pub fn acknowledge_quickly(&mut self) {
         self.quick_ack = true;
+    }
+
+    /// Lets the kernels ask each other whether the connection is alive while nobody says anything: what is between them does
+    /// not forget it, and one that is dead is known in about two minutes.
+    pub fn probe_in_silence(&self) {
+        let probes = socket2::TcpKeepalive::new()
+            .with_time(PROBE_AFTER)
+            .with_interval(PROBE_INTERVAL)
+            .with_retries(PROBES);
+        if let Some(tcp) = self.stream.tcp() {
+            // Without it the protocol's own deadlines find out, later.
+            let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&probes);
+        }
     }
 
     /// Where the peer is; `None` where that is this machine without a network, or no longer known.
@@ -493,6 +513,22 @@ mod tests {
     async fn pair() -> (Wire, Wire) {
         let (left, right) = UnixStream::pair().unwrap();
         (Wire::unix(left), Wire::unix(right))
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_can_be_probed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let wire = Wire::connect(&[listener.local_addr().unwrap()], WAIT)
+            .await
+            .unwrap();
+        let is_probed = || {
+            socket2::SockRef::from(wire.stream.tcp().unwrap())
+                .keepalive()
+                .unwrap()
+        };
+        assert!(!is_probed());
+        wire.probe_in_silence();
+        assert!(is_probed());
     }
 
     #[tokio::test]
