@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::Store;
 use super::body::{ContentReader, Stored};
 use super::envelope::{Action, Lease};
 use super::error::StoreError;
@@ -16,6 +15,7 @@ use super::query::{
 use super::sqlite::reader::DeliveryRow;
 use super::sqlite::writer::Change;
 use super::sqlite::{reader, survey};
+use super::{Store, claiming};
 
 /// Deliveries of one change in one commit: a change of the whole queue must not stall accepts.
 pub(super) const CHANGE_MAX: usize = 500;
@@ -182,11 +182,14 @@ impl Store {
     pub(super) async fn leases(&self, held: Vec<Held>) -> Result<Vec<Lease>, StoreError> {
         let shared = Arc::clone(&self.shared);
         let leases = self.shared.read(move |_, connection| {
-            let mut octets_left = 0;
-            let leases = held.into_iter();
-            let leases =
-                leases.map(|held| super::lease(&shared, connection, held, &mut octets_left));
-            leases.filter_map(Result::transpose).collect()
+            let mut leases = Vec::with_capacity(held.len());
+            for mut held in held {
+                match reader::delivery(connection, held.key())? {
+                    Some(row) => leases.extend(claiming::lease(&shared, held, row)?),
+                    None => held.end(),
+                }
+            }
+            Ok(leases)
         });
         leases.await
     }

@@ -8,8 +8,11 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use atrn_shared::steady::Moment;
+
 use super::id::DeliveryKey;
 use super::news::News;
+use super::sqlite::candidates::Line;
 
 /// The session that holds a lease; unique in the process, and the same number as in the logs.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Serialize)]
@@ -38,7 +41,7 @@ pub(super) struct Entry {
 pub(super) struct Leases {
     news: Arc<News>,
     /// One claim at a time: two would race for the same rows and both come back short.
-    claim: Mutex<()>,
+    turns: Mutex<Turns>,
     table: Mutex<Table>,
 }
 
@@ -47,6 +50,18 @@ struct Table {
     held: HashMap<DeliveryKey, SessionId>,
     claiming: bool,
     limbo: HashSet<DeliveryKey>,
+    /// Domains in which a claim found nothing, and nothing happened since: until when that is so, if ever something
+    /// comes of it by itself.
+    quiet: HashMap<i64, Option<Moment>>,
+    /// Domains in which something happened while a claim runs.
+    told: HashSet<i64>,
+}
+
+/// When each domain was served last: a number that only grows.
+#[derive(Debug, Default)]
+struct Turns {
+    served: HashMap<i64, u64>,
+    last: u64,
 }
 
 /// One lease; dropping it frees the delivery, which is news to whoever waits for its domain.
@@ -62,7 +77,8 @@ pub(super) struct Held {
 /// A claim that runs: take its view of the database after this exists.
 pub(super) struct Claim<'a> {
     leases: &'a Arc<Leases>,
-    _turn: MutexGuard<'a, ()>,
+    turns: MutexGuard<'a, Turns>,
+    nothing: Vec<(i64, Option<Moment>)>,
 }
 
 impl Leases {
@@ -74,11 +90,12 @@ impl Leases {
     }
 
     pub(super) fn claim(self: &Arc<Self>) -> Claim<'_> {
-        let turn = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         self.table().claiming = true;
         Claim {
             leases: self,
-            _turn: turn,
+            turns,
+            nothing: Vec::new(),
         }
     }
 
@@ -96,6 +113,46 @@ impl Leases {
         let mut keys: Vec<_> = self.table().held.keys().copied().collect();
         keys.sort_unstable();
         keys
+    }
+
+    pub(super) fn news(&self) -> &Arc<News> {
+        &self.news
+    }
+
+    /// A claim of these domains may bring something that it did not bring before.
+    pub(super) fn tell<'a>(&self, domains: impl IntoIterator<Item = &'a i64> + Clone) {
+        let mut table = self.table();
+        for domain in domains.clone() {
+            table.quiet.remove(domain);
+            if table.claiming {
+                table.told.insert(*domain);
+            }
+        }
+        drop(table);
+        self.news.tell(domains);
+    }
+
+    /// Leaves out the domains in which a claim would find nothing.
+    pub(super) fn retain_lively(&self, domains: &mut Vec<i64>, now: Moment) {
+        let table = self.table();
+        domains.retain(|domain| {
+            let quiet = table.quiet.get(domain);
+            quiet.is_none_or(|until| until.is_some_and(|until| until <= now))
+        });
+    }
+
+    /// When something comes of these domains by themselves; and those of which that is not known.
+    pub(super) fn quiet_until(&self, mut domains: Vec<i64>) -> (Option<Moment>, Vec<i64>) {
+        let table = self.table();
+        let mut first = None;
+        domains.retain(|domain| match table.quiet.get(domain) {
+            None => true,
+            Some(until) => {
+                first = first.into_iter().chain(*until).min();
+                false
+            }
+        });
+        (first, domains)
     }
 
     pub(super) fn count(&self) -> usize {
@@ -133,12 +190,28 @@ impl Claim<'_> {
         !table.held.contains_key(&key) && !table.limbo.contains(&key)
     }
 
-    pub(super) fn hold(&self, entry: Entry, session: SessionId) -> Option<Held> {
+    /// Takes it, and with it the turn of its domain.
+    pub(super) fn hold(&mut self, entry: Entry, session: SessionId) -> Option<Held> {
         let mut table = self.leases.table();
         if table.limbo.contains(&entry.key) {
             return None;
         }
-        self.leases.insert(&mut table, entry, session)
+        let held = self.leases.insert(&mut table, entry, session)?;
+        self.turns.last += 1;
+        let turn = self.turns.last;
+        self.turns.served.insert(entry.domain, turn);
+        Some(held)
+    }
+
+    /// First those whose turn was longest ago.
+    pub(super) fn sort_by_turn(&self, lines: &mut [Line]) {
+        let turn = |line: &Line| self.turns.served.get(&line.domain).copied();
+        lines.sort_by_cached_key(|line| (turn(line), line.domain));
+    }
+
+    /// Nothing of this domain is free, until then if at all. It is believed if nothing happened in it during this claim.
+    pub(super) fn found_nothing(&mut self, domain: i64, until: Option<Moment>) {
+        self.nothing.push((domain, until));
     }
 }
 
@@ -147,6 +220,11 @@ impl Drop for Claim<'_> {
         let mut table = self.leases.table();
         table.claiming = false;
         table.limbo.clear();
+        let told = std::mem::take(&mut table.told);
+        let nothing = self.nothing.drain(..);
+        table
+            .quiet
+            .extend(nothing.filter(|(domain, _)| !told.contains(domain)));
     }
 }
 
@@ -170,7 +248,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         if !self.has_ended {
             self.end();
-            self.leases.news.tell([self.domain]);
+            self.leases.tell(&[self.domain]);
         }
     }
 }
@@ -207,7 +285,7 @@ mod tests {
     fn what_is_freed_during_a_claim_waits_for_its_end() {
         let leases = Arc::new(Leases::default());
         let settled = leases.hold(entry(1), SESSION).unwrap();
-        let claim = leases.claim();
+        let mut claim = leases.claim();
         drop(settled);
         assert!(!claim.is_free(key(1)));
         assert!(claim.hold(entry(1), SESSION).is_none());

@@ -11,6 +11,7 @@ mod ageing;
 pub mod backup;
 mod block;
 mod body;
+mod claiming;
 mod envelope;
 mod error;
 mod id;
@@ -30,22 +31,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use atrn_shared::directory;
-use atrn_shared::smtp::address::Domain;
-use atrn_shared::steady::Moment;
 use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::task::spawn_blocking;
 
 use self::body::Body;
-use self::envelope::Place;
-use self::lease::Held;
 use self::spool::Spool;
 use self::sqlite::keeper::{self, Chore};
 use self::sqlite::writer::{Accept, Now, Settle, Verdict, Writer};
-use self::sqlite::{Shared, reader};
+use self::sqlite::Shared;
 
 pub use self::body::{BodyWriter, ContentReader, INLINE_BYTES};
 pub use self::envelope::{
@@ -61,8 +57,6 @@ pub use self::query::{
 };
 pub use self::space::{Disk, Room};
 
-/// Content that a claim brings along, so that small mail needs no second look into the database.
-const CLAIM_OCTETS_MAX: usize = 1024 * 1024;
 /// The queue. Clones are handles of the same one; it closes with the last of them.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -194,85 +188,6 @@ impl Store {
         }
     }
 
-    /// Takes up to `max` deliveries of these domains for a session, in the order in which they came,
-    /// without those that another session has. Nothing is written, so it may be called as often as need be.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn claim(
-        &self,
-        session: SessionId,
-        domains: &[Domain],
-        max: usize,
-    ) -> Result<Vec<Lease>, StoreError> {
-        let places = self.claimable(domains);
-        if places.is_empty() || max == 0 {
-            return Ok(Vec::new());
-        }
-        let shared = Arc::clone(&self.shared);
-        let claimed = self.shared.read(move |_, connection| {
-            let held = {
-                let claim = shared.leases.claim();
-                let now = shared.clock.now();
-                let keys = reader::candidates(connection, &claim, &places, max, now)?;
-                let held = keys
-                    .into_iter()
-                    .filter_map(|entry| claim.hold(entry, session));
-                held.collect::<Vec<Held>>()
-            };
-            let mut octets_left = CLAIM_OCTETS_MAX;
-            let leases = held.into_iter();
-            let leases = leases.map(|held| lease(&shared, connection, held, &mut octets_left));
-            leases.filter_map(Result::transpose).collect()
-        });
-        claimed.await
-    }
-
-    /// Whether a claim would bring anything now: the answer to ATRN.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn waiting(&self, domains: &[Domain]) -> Result<bool, StoreError> {
-        let places = self.claimable(domains);
-        if places.is_empty() {
-            return Ok(false);
-        }
-        let found = self.shared.read(move |shared, connection| {
-            let claim = shared.leases.claim();
-            reader::candidates(connection, &claim, &places, 1, shared.clock.now())
-        });
-        Ok(!found.await?.is_empty())
-    }
-
-    /// Watches these domains from now on, for a session that finds nothing to claim. They may be domains that never had
-    /// mail. The loop: make it, then claim until nothing comes, then wait for [`Watch::news`] or the time that
-    /// [`Store::next_due`] says, then claim again.
-    #[must_use]
-    pub fn watch(&self, domains: &[Domain]) -> Watch {
-        self.shared.news.watch(domains)
-    }
-
-    /// How long until a deferred delivery of these domains may be tried again, which is no news to anybody. `None` when
-    /// there is none that nobody holds.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn next_due(&self, domains: &[Domain]) -> Result<Option<Duration>, StoreError> {
-        let places = self.claimable(domains).into_iter();
-        let places = places.filter(|(_, state)| *state == State::Deferred);
-        let domains: Vec<i64> = places.map(|(domain, _)| domain).collect();
-        if domains.is_empty() {
-            return Ok(None);
-        }
-        let due = self
-            .shared
-            .read(move |shared, connection| reader::next_due(connection, &shared.leases, &domains));
-        let due = due.await?;
-        let now = self.shared.clock.now();
-        let wait = |due: Moment| u64::try_from(due.millis() - now.millis()).unwrap_or(0);
-        Ok(due.map(|due| Duration::from_millis(wait(due))))
-    }
-
     /// Records the end of a lease: an outcome for each recipient, in order. The settlement is handed
     /// over at once, so that the next message can be sent while the returned future waits for the
     /// commit; the delivery stays leased until then.
@@ -358,21 +273,6 @@ impl Store {
         copied.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Deliveries that sessions hold now.
-    #[must_use]
-    pub fn leased(&self) -> usize {
-        self.shared.leases.count()
-    }
-
-    /// The states of these domains that hold anything a claim could take.
-    fn claimable(&self, domains: &[Domain]) -> Vec<(i64, State)> {
-        let catalog = self.shared.catalog();
-        let keys = catalog.keys_of(domains).into_iter();
-        let places = keys.flat_map(|key| [(key, State::Queued), (key, State::Deferred)]);
-        places
-            .filter(|(key, state)| catalog.amount(*key, *state).deliveries > 0)
-            .collect()
-    }
 }
 
 impl Drop for Threads {
@@ -387,60 +287,6 @@ impl Drop for Threads {
         }
         self.shared.close_readers();
     }
-}
-
-/// The lease of a claimed delivery with what is needed to send it.
-fn lease(
-    shared: &Arc<Shared>,
-    connection: &Connection,
-    mut held: Held,
-    octets_left: &mut usize,
-) -> Result<Option<Lease>, StoreError> {
-    let key = held.key();
-    let Some(row) = reader::delivery(connection, key)? else {
-        held.end();
-        return Ok(None);
-    };
-    let delivery = match row.delivery(shared) {
-        Ok(delivery) => delivery,
-        Err(error) => {
-            // Nobody can send it, and it must not stop the others: it stays leased, so that it
-            // shows in lists and is not claimed again, until somebody looks at it.
-            tracing::error!(delivery_id = %shared.delivery_id(key), %error, "cannot be delivered");
-            std::mem::forget(held);
-            return Ok(None);
-        }
-    };
-    let place = if row.is_spooled() {
-        Place::Spool
-    } else {
-        claimed_content(connection, &delivery, octets_left)?
-    };
-    Ok(Some(Lease {
-        delivery,
-        held,
-        place,
-        held_since: row.held_since(),
-        checksum: row.checksum(),
-        shared: Arc::clone(shared),
-    }))
-}
-
-fn claimed_content(
-    connection: &Connection,
-    delivery: &Delivery,
-    octets_left: &mut usize,
-) -> Result<Place, StoreError> {
-    let left = usize::try_from(delivery.size)
-        .ok()
-        .and_then(|size| octets_left.checked_sub(size));
-    let Some(left) = left else {
-        return Ok(Place::Inline);
-    };
-    let content = reader::inline(connection, delivery.id.queue_id())?;
-    let whole = content.filter(|content| content.len() as u64 == delivery.size);
-    *octets_left = left;
-    Ok(whole.map_or(Place::Inline, Place::Here))
 }
 
 /// Makes the directories of a queue, readable by nobody else: it is other people's mail.

@@ -96,7 +96,7 @@ impl News {
     }
 
     /// There is news of these domains: their keys in the database.
-    pub(super) fn tell(&self, domains: impl IntoIterator<Item = i64>) {
+    pub(super) fn tell<'a>(&self, domains: impl IntoIterator<Item = &'a i64>) {
         let mut board = self.board();
         if board.by_domain.is_empty() {
             return;
@@ -105,7 +105,7 @@ impl News {
         {
             let catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
             for key in domains {
-                let domain = catalog.names.get(&key);
+                let domain = catalog.names.get(key);
                 wakers.extend(domain.and_then(|domain| board.tell(domain)));
             }
         }

@@ -186,7 +186,7 @@ impl Group {
     fn publish(&mut self, effects: &Effects, mut batch: Vec<Request>) {
         self.note(effects);
         batch.iter_mut().for_each(Request::committed);
-        self.shared.news.tell(effects.news.iter().copied());
+        self.shared.leases.tell(&effects.news);
         let mut changed = effects.changed.iter().copied();
         for request in batch {
             request.answer(&mut changed);

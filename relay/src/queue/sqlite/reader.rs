@@ -12,7 +12,7 @@ use super::super::body::Stored;
 use super::super::envelope::State;
 use super::super::error::StoreError;
 use super::super::id::{DeliveryKey, QueueId, Reference};
-use super::super::lease::{Claim, Entry, Leases};
+use super::super::lease::Entry;
 use super::super::query::{Filter, Found, Item, Message, MessageDelivery, RecipientDetail};
 pub(in super::super) use super::row::DeliveryRow;
 use super::row::{COLUMNS, EIGHT_BIT, NEEDS_SMTPUTF8, key, moment};
@@ -36,73 +36,6 @@ pub(in super::super) fn inline(
     content
         .map(|content| content.map(Bytes::from))
         .map_err(failed)
-}
-
-/// Up to `max` deliveries that may be claimed, in the order in which they should go.
-///
-/// Of the deferred ones whose time has come at most half are taken while fresh mail waits too:
-/// neither a pile of mail that is refused again and again nor a steady stream of new mail stops the
-/// other. Fresh mail goes in the order of arrival over all domains.
-pub(in super::super) fn candidates(
-    connection: &Connection,
-    claim: &Claim<'_>,
-    domains: &[(i64, State)],
-    max: usize,
-    now: Moment,
-) -> Result<Vec<Entry>, StoreError> {
-    let fresh = "SELECT message, number, 0 FROM delivery WHERE domain = ?1 AND state = 0
-         AND ?2 IS NOT NULL ORDER BY message, number";
-    let due = "SELECT message, number, next_attempt FROM delivery WHERE domain = ?1 AND state = 1
-         AND next_attempt <= ?2 ORDER BY next_attempt";
-    let collect = |wanted: State, query: &str| -> rusqlite::Result<Vec<Entry>> {
-        let mut found: Vec<(i64, Entry)> = Vec::new();
-        for (domain, _) in domains.iter().filter(|(_, state)| *state == wanted) {
-            let mut statement = connection.prepare_cached(query)?;
-            let mut rows = statement.query(params![domain, now.millis()])?;
-            let mut left = max;
-            while left > 0
-                && let Some(row) = rows.next()?
-            {
-                let key = key(row)?;
-                if claim.is_free(key) {
-                    let domain = *domain;
-                    found.push((row.get(2)?, Entry { key, domain }));
-                    left -= 1;
-                }
-            }
-        }
-        found.sort_unstable();
-        Ok(found.into_iter().map(|(_, entry)| entry).collect())
-    };
-    let mut fresh = collect(State::Queued, fresh).map_err(failed)?;
-    let mut due = collect(State::Deferred, due).map_err(failed)?;
-    due.truncate(max.div_ceil(2).max(max.saturating_sub(fresh.len())));
-    fresh.truncate(max - due.len());
-    due.append(&mut fresh);
-    Ok(due)
-}
-
-/// When the first of the deferred deliveries that nobody holds may be tried again.
-pub(in super::super) fn next_due(
-    connection: &Connection,
-    leases: &Leases,
-    domains: &[i64],
-) -> Result<Option<Moment>, StoreError> {
-    let query = "SELECT message, number, next_attempt FROM delivery WHERE domain = ?1
-         AND state = 1 ORDER BY next_attempt";
-    let first = |domain: &i64| -> rusqlite::Result<Option<i64>> {
-        let mut statement = connection.prepare_cached(query)?;
-        let mut rows = statement.query([domain])?;
-        while let Some(row) = rows.next()? {
-            if leases.holder(key(row)?).is_none() {
-                return row.get(2).map(Some);
-            }
-        }
-        Ok(None)
-    };
-    let found = domains.iter().map(first);
-    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(failed)?;
-    Ok(found.into_iter().flatten().min().map(Moment::from_millis))
 }
 
 /// Which of the oldest deliveries of a domain to look at.

@@ -82,6 +82,10 @@ impl DeliveryRow {
         })
     }
 
+    pub(in super::super) fn size(&self) -> u64 {
+        self.size
+    }
+
     pub(in super::super) fn entry(&self) -> Entry {
         let (key, domain) = (self.key, self.domain);
         Entry { key, domain }
@@ -109,10 +113,12 @@ impl DeliveryRow {
     }
 
     /// The row as a delivery; a value that does not parse is damage, since only parsed ones go in.
-    pub(in super::super) fn delivery(&self, shared: &Shared) -> Result<Delivery, StoreError> {
-        let recipients = self.stored_recipients()?;
-        let recipients = recipients.into_iter().map(|stored| self.recipient(stored));
+    pub(in super::super) fn into_delivery(self, shared: &Shared) -> Result<Delivery, StoreError> {
+        let recipients = self.stored_recipients()?.into_iter();
+        let recipients = recipients.map(|stored| self.recipient(stored));
+        let recipients = recipients.collect::<Result<_, _>>()?;
         let domain = shared.catalog().names.get(&self.domain).cloned();
+        let state = self.stored_state()?;
         Ok(Delivery {
             id: shared.delivery_id(self.key),
             domain: domain.ok_or_else(|| self.damaged("domain", &self.domain))?,
@@ -122,14 +128,14 @@ impl DeliveryRow {
                 .map_err(|error| self.damaged("parameters", &error))?,
             eight_bit: self.flags & EIGHT_BIT != 0,
             needs_smtputf8: self.flags & NEEDS_SMTPUTF8 != 0,
-            received_from: self.received_from.clone(),
             received_at: moment(self.received_at),
             size: self.size,
             attempts: self.attempts,
-            state: self.stored_state()?,
+            state,
             is_report: self.flags & REPORT != 0,
             sender_verified: self.flags & SENDER_VERIFIED != 0,
-            recipients: recipients.collect::<Result<_, _>>()?,
+            recipients,
+            received_from: self.received_from,
         })
     }
 

@@ -186,7 +186,7 @@ async fn what_an_admin_decides_goes_before_what_the_clock_has_found() {
         });
         entries
             .filter_map(|entry| leases.hold(entry, SessionId::ADMIN))
-            .collect::<Vec<Held>>()
+            .collect::<Vec<lease::Held>>()
     };
     let overdue = world.store.still_overdue(hold(), DAY).await.unwrap();
     let ids: Vec<_> = overdue.iter().map(|lease| lease.id.queue_id()).collect();

@@ -86,26 +86,41 @@ async fn content_comes_out_as_it_went_in_whatever_its_size() {
 }
 
 #[tokio::test]
-async fn small_mail_beyond_what_a_claim_brings_along_is_read_later() {
+async fn a_claim_is_bounded_in_octets_and_brings_what_is_small_along() {
     let world = World::new();
-    let count = 2 * CLAIM_OCTETS_MAX / INLINE_BYTES;
+    let count = 2 * claiming::CLAIM_OCTETS_MAX as usize / INLINE_BYTES;
     for _ in 0..count {
         world
             .accept_content(&["user@a.example"], &pattern(INLINE_BYTES))
             .await;
     }
     let leases = world.claim(SESSION, &["a.example"], count).await;
-    let here = leases
-        .iter()
-        .filter(|lease| matches!(lease.place, Place::Here(_)))
-        .count();
-    assert_eq!(here, count / 2);
-    for lease in &leases {
-        assert_eq!(
-            read(lease.content().await.unwrap()).await,
-            pattern(INLINE_BYTES)
-        );
+    let is_here = |lease: &Lease| matches!(lease.place, envelope::Place::Here(_));
+    assert_eq!(leases.len(), count / 2);
+    assert!(leases.iter().all(is_here));
+    let others = world.claim(OTHER_SESSION, &["a.example"], count).await;
+    assert_eq!(others.len(), count / 2, "the rest is for those beside it");
+    drop(others);
+
+    let all = Selection::Filter(Filter::default());
+    let seized = world.store.seize(&all, None, count).await.unwrap().leases;
+    assert!(!seized.iter().any(is_here), "not asked for");
+    for lease in leases.iter().chain(&seized) {
+        let content = read(lease.content().await.unwrap()).await;
+        assert_eq!(content, pattern(INLINE_BYTES));
     }
+}
+
+#[tokio::test]
+async fn one_message_is_claimed_however_large_it_is() {
+    let world = World::new();
+    let octets = claiming::CLAIM_OCTETS_MAX as usize + 1;
+    for _ in 0..2 {
+        world
+            .accept_content(&["user@a.example"], &pattern(octets))
+            .await;
+    }
+    assert_eq!(world.claim(SESSION, &["a.example"], 10).await.len(), 1);
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use atrn_shared::steady::Moment;
 
 use super::*;
-use crate::queue::sqlite::reader::Oldest;
+use crate::queue::sqlite::candidates::{self, Line};
+use crate::queue::sqlite::reader::{self, Oldest};
 use crate::queue::sqlite::{migrate, survey};
 
 /// Fills both domains and all states behind the store's back, where it is fast.
@@ -61,10 +62,15 @@ fn claims_pages_totals_and_the_check_at_start_cost_the_same_at_any_depth() {
         ..Filter::default()
     };
     let claim = |shared: &Shared, connection: &Connection| {
-        let claim = shared.leases.claim();
-        let places = [(1, State::Queued), (1, State::Deferred), (2, State::Queued)];
-        let keys = reader::candidates(connection, &claim, &places, 20, shared.clock.now());
-        assert_eq!(keys.unwrap().len(), 20);
+        let mut claim = shared.leases.claim();
+        let lines = [(1, true), (2, false)].map(|(domain, has_deferred)| Line {
+            domain,
+            has_fresh: true,
+            has_deferred,
+        });
+        let now = shared.clock.now();
+        let found = candidates::find(connection, &mut claim, lines.to_vec(), 20, now).unwrap();
+        assert_eq!(found.len(), 20);
     };
     let totals = |shared: &Shared, connection: &Connection| {
         assert_eq!(survey::totals(shared, connection).unwrap().len(), 2);
@@ -95,4 +101,33 @@ fn claims_pages_totals_and_the_check_at_start_cost_the_same_at_any_depth() {
             "{name}: {few} steps, then {many}"
         );
     }
+}
+
+/// An account may have a thousand domains: a claim looks at as many as it needs.
+#[tokio::test]
+async fn a_claim_costs_the_same_over_any_number_of_domains() {
+    let world = World::new();
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+         INSERT INTO message SELECT i, i, '', 'a@example.net', '', 0, 1, 2, NULL, i FROM n;
+         INSERT INTO domain SELECT key, 'd' || key || '.example' FROM message WHERE key <= 1000;
+         INSERT INTO delivery SELECT key, 1, 1 + key % 1000, 0, 0, 0, 0, NULL, '[]', 0 FROM message;
+         INSERT INTO total SELECT domain, 0, 20, 20 FROM delivery GROUP BY 1;";
+    world.database().execute_batch(fill).unwrap();
+    let world = world.restart();
+    let find = |domains: i64| {
+        steps(&world, |shared, connection| {
+            let line = |domain| Line {
+                domain,
+                has_fresh: true,
+                has_deferred: false,
+            };
+            let mut claim = shared.leases.claim();
+            let lines = (1..=domains).map(line).collect();
+            let now = shared.clock.now();
+            let found = candidates::find(connection, &mut claim, lines, 20, now).unwrap();
+            assert_eq!(found.len(), 20);
+        })
+    };
+    let (few, many) = (find(20), find(1_000));
+    assert!(few > 10 && many <= few + 10, "{few} steps, then {many}");
 }

@@ -5,6 +5,7 @@ mod ageing;
 mod backup;
 mod content;
 mod depth;
+mod fairness;
 mod flow;
 mod news;
 mod opening;
@@ -129,6 +130,8 @@ impl World {
     fn let_time_pass(&self) {
         let update = "UPDATE delivery SET next_attempt = 1 WHERE state = 1";
         self.database().execute(update, []).unwrap();
+        let domains: Vec<i64> = self.store.shared.catalog().names.keys().copied().collect();
+        self.store.shared.leases.tell(&domains);
     }
 }
 

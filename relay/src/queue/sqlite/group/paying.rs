@@ -76,7 +76,7 @@ impl Group {
             Ok(effects) => {
                 self.note(&effects);
                 step.iter_mut().for_each(|settle| settle.held.end());
-                self.shared.news.tell(effects.news);
+                self.shared.leases.tell(&effects.news);
                 Ok(Vec::new())
             }
             Err(Failure::Operation(error)) if step.len() == 1 => {
