@@ -36,6 +36,8 @@ pub struct Activity {
     pub sessions: usize,
     /// When the oldest of them was.
     pub connected_since: Option<Timestamp>,
+    /// Whether the relay waits for mail (XWAIT).
+    pub offers_wait: bool,
     /// Whether mail is under way in any.
     pub is_busy: bool,
     /// What they have brought so far, with others that have ended beside them.
@@ -64,6 +66,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Session {
     connected_since: Option<Timestamp>,
+    offers_wait: bool,
     /// Nothing is under way, and the relay has been silent since then.
     silent_since: Option<Instant>,
     tally: Tally,
@@ -125,6 +128,7 @@ impl Flows {
             connected_since: connected()
                 .filter_map(|session| session.connected_since)
                 .min(),
+            offers_wait: connected().any(|session| session.offers_wait),
             is_busy: connected().any(|session| session.silent_since.is_none()),
             tally: connected()
                 .map(|session| session.tally)
@@ -136,25 +140,22 @@ impl Flows {
 }
 
 impl Flow {
-    /// We are logged in, and ask for mail: true the first time.
-    pub fn connected(&self) -> bool {
-        let is_first = self
-            .0
-            .shared
-            .state()
-            .session(self.0.id)
-            .is_some_and(|session| {
-                let is_first = session.connected_since.is_none();
-                if is_first {
-                    session.connected_since = Some(Timestamp::now());
-                    session.silent_since = Some(Instant::now());
-                }
-                is_first
-            });
-        if is_first {
-            self.0.shared.changed.notify_one();
+    /// We are logged in and ask for mail, at a relay that waits for it so many seconds at most (XWAIT) or not at all.
+    /// True the first time.
+    pub fn connected(&self, offered_wait: Option<u64>) -> bool {
+        let mut state = self.0.shared.state();
+        let Some(session) = state.session(self.0.id) else {
+            return false;
+        };
+        if session.connected_since.is_some() {
+            return false;
         }
-        is_first
+        session.connected_since = Some(Timestamp::now());
+        session.silent_since = Some(Instant::now());
+        session.offers_wait = offered_wait.is_some();
+        drop(state);
+        self.0.shared.changed.notify_one();
+        true
     }
 
     /// When the last message was taken, in any session of the relay.
@@ -355,11 +356,12 @@ mod tests {
         };
         let (one, other) = (flows.session(), flows.session());
         assert_eq!(flows.activity().sessions, 0, "none is logged in");
-        one.connected();
+        one.connected(Some(240));
         let seen = flows.activity();
         assert_eq!((seen.sessions, seen.is_busy), (1, false));
+        assert!(seen.offers_wait);
         assert!(seen.connected_since.is_some() && seen.last_mail_at.is_none());
-        other.connected();
+        other.connected(Some(240));
         one.message(tally(0));
         assert!(flows.activity().is_busy);
         one.pause(tally(1));

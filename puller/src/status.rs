@@ -54,6 +54,9 @@ pub struct Connection {
     /// When mail last came.
     #[serde(skip)]
     pub last_mail_at: Option<Timestamp>,
+    /// Whether the relay waits for mail (XWAIT).
+    #[serde(skip)]
+    pub offers_wait: bool,
 }
 
 /// What sessions do.
@@ -80,6 +83,7 @@ impl Connection {
             sessions: activity.sessions,
             tally: activity.tally,
             last_mail_at: activity.last_mail_at,
+            offers_wait: activity.offers_wait,
         })
     }
 }

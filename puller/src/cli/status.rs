@@ -266,6 +266,7 @@ mod tests {
                     ..Tally::default()
                 },
                 last_mail_at: None,
+                offers_wait: true,
             }),
             offers_xwait: Some(true),
             last_mail_at: Some(at(10_115)),

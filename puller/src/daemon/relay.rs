@@ -196,6 +196,7 @@ async fn note(files: &StatusFiles, name: &str, connection: Option<Connection>) {
     let mut status = files.load(name).await;
     if let Some(connection) = &connection {
         status.next_at = None;
+        status.offers_xwait = Some(connection.offers_wait);
         status.last_mail_at = connection.last_mail_at.or(status.last_mail_at);
     }
     status.connection = connection;

@@ -89,6 +89,9 @@ impl<'p> Asking<'p> {
             |error: io::Error| Outcome::Unreachable(format!("cannot reach {address}: {error}"));
         let addresses = resolve(address).await.map_err(unreachable)?;
         let wire = dial::connect(&addresses).await.map_err(unreachable)?;
+        if self.pull.wait.is_some() {
+            wire.probe_in_silence();
+        }
         match self.pull.relay.tls {
             RelayTls::Implicit => self.pull.shake_hands(wire).await,
             RelayTls::StartTls | RelayTls::Off => Ok(wire),
@@ -165,7 +168,7 @@ impl<'p> Asking<'p> {
     ) -> Result<(), WireError> {
         let wait = customer.wait();
         let timeout = self.pull.atrn_timeout(wait);
-        if !customer.output.is_empty() && self.flow.connected() {
+        if !customer.output.is_empty() && self.flow.connected(customer.extensions().wait) {
             let (relay, session) = (&self.pull.relay.name, self.session);
             match wait {
                 Some(wait) => info!(%relay, %session, ?wait, "waiting for mail as it comes"),

@@ -107,6 +107,7 @@ async fn status_tells_what_the_sessions_do() {
     let waits = Some((ConnectionState::Waiting, 1));
     let status = world.until("waiting", |status| does(status) == waits).await;
     assert!(status.last.is_none() && status.next_at.is_none());
+    assert_eq!(status.offers_xwait, Some(true));
     caller.turn().await;
     caller.delivers(3).await;
     caller.send("MAIL FROM:<a@sender.example>\r\n").await;
