@@ -11,8 +11,9 @@ use tempfile::TempDir;
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
 };
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{CONNECTIONS_DEFAULT, HandoverConfig, HandoverTls, Limits, Target};
@@ -40,6 +41,8 @@ pub(crate) struct Script {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Action {
     Reply(&'static str),
+    /// When it is [released](Corporate::release).
+    Hold(&'static str),
     HangUp,
 }
 
@@ -77,6 +80,10 @@ impl Script {
         self.rule(command, Action::Reply(reply), 1)
     }
 
+    pub(crate) fn hold_once(self, command: &'static str, reply: &'static str) -> Self {
+        self.rule(command, Action::Hold(reply), 1)
+    }
+
     pub(crate) fn hang_up_once(self, command: &'static str) -> Self {
         self.rule(command, Action::HangUp, 1)
     }
@@ -92,6 +99,8 @@ impl Script {
 pub(crate) struct Record {
     pub(crate) sessions: usize,
     pub(crate) ended: usize,
+    /// Replies that are held back.
+    pub(crate) held: usize,
     /// Command lines, `-` between sessions.
     pub(crate) commands: Vec<String>,
     /// What came in one piece.
@@ -114,6 +123,7 @@ struct Shared {
     script: Mutex<Script>,
     record: Mutex<Record>,
     changed: Notify,
+    released: Semaphore,
 }
 
 impl Corporate {
@@ -123,6 +133,7 @@ impl Corporate {
             script: Mutex::new(script),
             record: Mutex::default(),
             changed: Notify::new(),
+            released: Semaphore::new(0),
         });
         if lmtp {
             return Self::start_unix(shared);
@@ -170,6 +181,11 @@ impl Corporate {
 
     pub(crate) fn record(&self) -> Record {
         self.shared.record.lock().unwrap().clone()
+    }
+
+    /// Lets so many replies go that are held back, now or later.
+    pub(crate) fn release(&self, replies: usize) {
+        self.shared.released.add_permits(replies);
     }
 
     /// Rewrites the script for what comes from now on.
@@ -309,22 +325,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             let action = self
                 .shared
                 .action(".", "250 2.0.0 queued at mail.corp.local as 7");
-            if let Action::Reply(reply) = action
-                && reply.starts_with('2')
-            {
+            let reply = self.reply(action).await?;
+            if reply.starts_with('2') {
                 self.shared
                     .note(|record| record.messages.push(content.clone()));
             }
-            self.act(action).await?;
+            self.say(reply).await?;
         }
         self.recipients = 0;
         Ok(())
     }
 
     async fn act(&mut self, action: Action) -> Result<&'static str, Over> {
-        let Action::Reply(reply) = action else {
-            return Err(Over);
-        };
+        let reply = self.reply(action).await?;
+        self.say(reply).await?;
+        Ok(reply)
+    }
+
+    /// What is to be said, when it is time.
+    async fn reply(&self, action: Action) -> Result<&'static str, Over> {
+        match action {
+            Action::Reply(reply) => Ok(reply),
+            Action::Hold(reply) => {
+                self.shared.note(|record| record.held += 1);
+                let released = self.shared.released.acquire().await;
+                released.map_err(|_| Over)?.forget();
+                Ok(reply)
+            }
+            Action::HangUp => Err(Over),
+        }
+    }
+
+    async fn say(&mut self, reply: &'static str) -> Result<(), Over> {
         let text = if reply == "hello" {
             let keywords = self.shared.script.lock().unwrap().keywords;
             let lines = keywords
@@ -338,8 +370,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.stream
             .write_all(text.as_bytes())
             .await
-            .map_err(|_| Over)?;
-        Ok(reply)
+            .map_err(|_| Over)
     }
 
     async fn line(&mut self) -> Result<String, Over> {
@@ -366,8 +397,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
 /// The relay's end of a reversed session.
 #[derive(Debug)]
-pub(crate) struct RelayEnd {
-    stream: BufReader<UnixStream>,
+pub(crate) struct RelayEnd<S = UnixStream> {
+    stream: BufReader<S>,
 }
 
 impl RelayEnd {
@@ -377,10 +408,43 @@ impl RelayEnd {
         }
     }
 
+    /// To read and to write at the same time.
+    pub(crate) fn into_halves(self) -> (RelayEnd<OwnedReadHalf>, OwnedWriteHalf) {
+        let (reads, writes) = self.stream.into_inner().into_split();
+        let reads = RelayEnd {
+            stream: BufReader::new(reads),
+        };
+        (reads, writes)
+    }
+
     pub(crate) async fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
 
+    /// Sends, and holds the codes of the replies against what they should be.
+    #[track_caller]
+    pub(crate) fn expect<'a>(
+        &'a mut self,
+        text: &'a str,
+        expected: &'a [&'a str],
+    ) -> impl Future<Output = ()> + 'a {
+        let place = std::panic::Location::caller();
+        async move {
+            self.send(text).await;
+            let codes = self.codes(expected.len()).await;
+            assert_eq!(codes, expected, "{text:?} at {place}");
+        }
+    }
+
+    /// Takes the greeting and says hello.
+    pub(crate) async fn hello(&mut self) -> String {
+        assert_eq!(self.reply().await, "220 puller.example.org ESMTP");
+        self.send("EHLO relay.example.net\r\n").await;
+        self.reply().await
+    }
+}
+
+impl<S: AsyncRead + Unpin> RelayEnd<S> {
     /// The next reply, all its lines joined; empty at the end of the stream.
     pub(crate) async fn reply(&mut self) -> String {
         let mut reply = String::new();
@@ -408,28 +472,6 @@ impl RelayEnd {
             codes.push(words[..if is_enhanced { 2 } else { 1 }].join(" "));
         }
         codes
-    }
-
-    /// Sends, and holds the codes of the replies against what they should be.
-    #[track_caller]
-    pub(crate) fn expect<'a>(
-        &'a mut self,
-        text: &'a str,
-        expected: &'a [&'a str],
-    ) -> impl Future<Output = ()> + 'a {
-        let place = std::panic::Location::caller();
-        async move {
-            self.send(text).await;
-            let codes = self.codes(expected.len()).await;
-            assert_eq!(codes, expected, "{text:?} at {place}");
-        }
-    }
-
-    /// Takes the greeting and says hello.
-    pub(crate) async fn hello(&mut self) -> String {
-        assert_eq!(self.reply().await, "220 puller.example.org ESMTP");
-        self.send("EHLO relay.example.net\r\n").await;
-        self.reply().await
     }
 }
 

@@ -121,6 +121,7 @@ impl Lanes {
                 done,
                 following,
             } => {
+                self.is_ending |= done.is_exhausted;
                 let dropped = match following {
                     // Its envelope is out and its content is not. Where the connection ends now, nothing was handed over.
                     Some(job) if self.is_ending => {

@@ -11,6 +11,7 @@ mod deliveries;
 mod ends;
 mod messages;
 mod offer;
+mod side_by_side;
 
 struct World {
     relay: RelayEnd,
@@ -64,6 +65,11 @@ impl World {
         } = self;
         drop(relay);
         Self::ended(session).await;
+        Self::again(corporate, journal, folder).await
+    }
+
+    /// Comes again after a session that has ended.
+    async fn again(corporate: Corporate, journal: Journal, folder: TempDir) -> Self {
         let mut world = Self::connect(corporate, journal, folder).await;
         world.relay.hello().await;
         world
