@@ -293,7 +293,7 @@ impl Default for OdmrConfig {
             tls: OdmrTls::Implicit,
             allow_from: Vec::new(),
             command_timeout: minutes(5),
-            max_connections: 200,
+            max_connections: 1_000,
             mechanisms: Mechanism::ALL.to_vec(),
             min_interval: Duration::ZERO,
             max_wait: Some(minutes(4)),

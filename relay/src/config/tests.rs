@@ -63,6 +63,22 @@ fn what_must_be_there() {
     assert!(load(without_tls).unwrap().config.tls.is_none());
 }
 
+#[test]
+fn a_wait_for_mail_can_be_shorter_or_off() {
+    let wait = |text: &str| load(&format!("{BASE}{text}")).unwrap().config.odmr.max_wait;
+    for (value, expected) in [
+        ("1s", Some(1)),
+        ("4m", Some(240)),
+        ("1d", Some(86_400)),
+        ("0s", None),
+        ("off", None),
+    ] {
+        let expected = expected.map(Duration::from_secs);
+        assert_eq!(wait(&format!("[odmr]\nmax_wait = \"{value}\"")), expected);
+    }
+    assert_eq!(wait("[odmr]"), Some(Duration::from_secs(240)));
+}
+
 /// R4422-1.
 #[test]
 fn a_name_or_a_certificate_stands_for_one_account() {
@@ -269,6 +285,18 @@ const MISTAKES: &[(&str, &str)] = &[
         "[odmr]\nmechanisms = [\"LOGIN\"]",
         "relay.toml:10: mechanisms: \"LOGIN\" is not known; use \"EXTERNAL\", \"SCRAM-SHA-256-PLUS\", \
              \"SCRAM-SHA-256\", \"CRAM-MD5\" or \"PLAIN\"",
+    ),
+    (
+        "[odmr]\nmax_wait = \"500ms\"",
+        "relay.toml:10: max_wait: \"500ms\" is out of range; use \"1s\" to \"1d\"",
+    ),
+    (
+        "[odmr]\nmax_wait = \"2d\"",
+        "relay.toml:10: max_wait: \"2d\" is out of range; use \"1s\" to \"1d\"",
+    ),
+    (
+        "[odmr]\nmax_wait = \"never\"",
+        "relay.toml:10: max_wait: \"never\" is not a duration; use \"5d\" or \"36h\"",
     ),
     (
         "[odmr]\nmechanisms = []",

@@ -125,6 +125,7 @@ impl Session<'_> {
         };
         debug!(session = %self.id, account = %name, ?time, "waits for mail");
         wire.input.release();
+        wire.probe_in_silence();
         let waited = {
             let silence = pin!(wire.exchange(&mut self.machine.output, time));
             wait.run(silence, stop).await
