@@ -104,8 +104,8 @@ struct Seen<T> {
 enum Kept<T> {
     Deferred,
     Delivered,
-    /// Empty once it was ruled on.
-    Refused(Option<Refusal<T>>),
+    /// Empty once it was ruled on. Rare, and large: each account has a window, and most verdicts are of the other kind.
+    Refused(Option<Box<Refusal<T>>>),
 }
 
 impl<T> Seen<T> {
@@ -124,7 +124,7 @@ impl<T> Seen<T> {
     fn take_provisional(&mut self) -> Option<Refusal<T>> {
         match &mut self.verdict {
             Kept::Deferred | Kept::Delivered => None,
-            Kept::Refused(refusal) => refusal.take(),
+            Kept::Refused(refusal) => refusal.take().map(|refusal| *refusal),
         }
     }
 }
@@ -132,7 +132,7 @@ impl<T> Seen<T> {
 impl<T> Default for Breaker<T> {
     fn default() -> Self {
         Self {
-            window: VecDeque::with_capacity(WINDOW),
+            window: VecDeque::new(),
             in_doubt: false,
             trips: 0,
             seats: 0,
@@ -149,7 +149,7 @@ impl<T> Breaker<T> {
                 self.in_doubt = false;
                 Kept::Delivered
             }
-            Verdict::Refused(refusal) => Kept::Refused(Some(refusal)),
+            Verdict::Refused(refusal) => Kept::Refused(Some(Box::new(refusal))),
         };
         self.forget(delivery, now);
         let is_plain = self.is_plain();
