@@ -75,22 +75,22 @@ impl Chart {
     pub(crate) fn rows<'r>(self, rows: impl IntoIterator<Item = (f64, &'r Row)>) -> Self {
         let rows: Vec<(f64, &Row)> = rows.into_iter().collect();
         let ours = rows.iter().map(|(at, row)| (*at, row.ours.clone()));
-        let mut chart = self.line(Role::Ours, "atrn", ours);
-        let others: [(Role, fn(&Row) -> Option<&Named>); 2] = [
-            (Role::Peer, |row| row.beside.as_ref()),
-            (Role::Limit, |row| row.limit.as_ref()),
-        ];
-        for (role, other) in others {
-            let points = rows.iter().filter_map(|(at, row)| Some((*at, other(row)?)));
-            let points: Vec<_> = points.collect();
-            if let Some((_, (name, _))) = points.first() {
-                let points = points
-                    .iter()
-                    .map(|(at, (_, samples))| (*at, samples.clone()));
-                chart = chart.line(role, name, points);
-            }
-        }
-        chart
+        self.line(Role::Ours, "atrn", ours)
+            .named(Role::Peer, rows.iter().map(|(at, row)| (*at, &row.beside)))
+            .named(Role::Limit, rows.iter().map(|(at, row)| (*at, &row.limit)))
+    }
+
+    /// A line of figures that have a name, where there are any.
+    fn named<'r>(self, role: Role, points: impl Iterator<Item = (f64, &'r Option<Named>)>) -> Self {
+        let there = points.filter_map(|(at, named)| Some((at, named.as_ref()?)));
+        let there: Vec<(f64, &Named)> = there.collect();
+        let Some((_, (name, _))) = there.first() else {
+            return self;
+        };
+        let points = there
+            .iter()
+            .map(|(at, (_, samples))| (*at, samples.clone()));
+        self.line(role, name, points)
     }
 
     /// Writes it into a folder.

@@ -66,17 +66,18 @@ fn sent(address: SocketAddr, sessions: usize) -> Result<f64> {
     })
 }
 
-/// MB a second of as many files at a time.
+/// MB a second of as many files at a time, each a new one.
 fn copied(original: &Path, sessions: usize) -> Result<f64> {
-    let copies = (0..sessions).map(|number| original.with_extension(number.to_string()));
-    let copies: Vec<_> = copies.collect();
-    let rate = side_by_side(copies.clone(), |copy| {
-        (0..MESSAGES / sessions).try_for_each(|_| {
-            fs::copy(original, &copy)?;
-            Ok(File::open(&copy)?.sync_all()?)
-        })
+    let copy = |number: usize| original.with_extension(number.to_string());
+    let rate = side_by_side((0..sessions).collect(), |session| {
+        (session..MESSAGES)
+            .step_by(sessions)
+            .try_for_each(|number| {
+                fs::copy(original, copy(number))?;
+                Ok(File::open(copy(number))?.sync_all()?)
+            })
     });
-    copies.iter().try_for_each(fs::remove_file)?;
+    (0..MESSAGES).try_for_each(|number| fs::remove_file(copy(number)))?;
     rate
 }
 
