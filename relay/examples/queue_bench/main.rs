@@ -1,15 +1,18 @@
 //! Measures the queue alone: accepts, large bodies, memory, claim and settle, and a deep queue.
 //!
-//! `cargo run --release -p atrn-relay --example queue_bench -- [--dir D] [--depth N] [accept|large|memory|drain|deep]…`
+//! `cargo run --release -p atrn-relay --example queue_bench -- [--dir D] [--depth N] [--domains N]
+//! [accept|large|memory|drain|deep]…`, or `look`: at the queue that is in D.
 //! Figures of different machines do not compare; figures of one run do. The inline limit and the page
 //! size were chosen with it: docs/decisions/0002-queue-on-sqlite.md.
+
+mod deep;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use atrn_relay::queue::{Envelope, Filter, Outcome, Recipient, SessionId, Store};
+use atrn_relay::queue::{Envelope, Outcome, Recipient, SessionId, Store};
 use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
 
@@ -20,6 +23,7 @@ const WINDOW: usize = 100;
 fn main() -> Result<()> {
     let mut directory = PathBuf::from("target/queue_bench");
     let mut depth = 200_000;
+    let mut domains = 1_000;
     let mut parts = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -29,6 +33,12 @@ fn main() -> Result<()> {
                 depth = arguments
                     .next()
                     .context("--depth needs a number")?
+                    .parse()?
+            }
+            "--domains" => {
+                domains = arguments
+                    .next()
+                    .context("--domains needs a number")?
                     .parse()?
             }
             _ => parts.push(argument),
@@ -52,7 +62,10 @@ fn main() -> Result<()> {
             drain(&directory).await?;
         }
         if wanted("deep") {
-            deep(&directory, depth).await?;
+            deep::run(&directory, depth, domains).await?;
+        }
+        if parts.iter().any(|part| part == "look") {
+            deep::look(&directory, domains).await?;
         }
         anyhow::Ok(())
     })
@@ -135,10 +148,19 @@ async fn memory(directory: &Path) -> Result<()> {
 
 /// The largest resident size so far in KiB.
 fn peak_memory() -> Result<u64> {
+    of_status("VmHWM:")
+}
+
+/// The resident size in KiB.
+fn memory_now() -> Result<u64> {
+    of_status("VmRSS:")
+}
+
+fn of_status(name: &str) -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|line| line.split_whitespace().next());
-    Ok(number.context("no VmHWM")?.parse()?)
+    Ok(number.with_context(|| format!("no {name}"))?.parse()?)
 }
 
 async fn drain(directory: &Path) -> Result<()> {
@@ -146,52 +168,13 @@ async fn drain(directory: &Path) -> Result<()> {
     let count = 40_000;
     fill(&store, 50, count, 4 * KIB, "example.com").await?;
     let started = Instant::now();
-    let drained = take(&store, "example.com", count).await?;
+    let drained = take(&store, &[Domain::parse("example.com")?], count).await?;
     report(
         "claim, read and settle 4 KiB, 1 session",
         drained,
         4 * KIB,
         started.elapsed(),
     );
-    Ok(())
-}
-
-/// The first message out, and the thousandth, of a short queue and of a long one.
-async fn deep(directory: &Path, depth: usize) -> Result<()> {
-    for depth in [1_000, depth] {
-        let store = fresh(directory)?;
-        fill(&store, 50, depth / 2, KIB, "other.example").await?;
-        fill(&store, 50, depth - depth / 2, KIB, "example.com").await?;
-        drop(store);
-        let started = Instant::now();
-        let store = Store::open(directory)?;
-        println!("{depth:>8} queued: open {:?}", started.elapsed());
-        let started = Instant::now();
-        drop(claim(&store, "example.com", 1).await?);
-        println!("{depth:>8} queued: first claim {:?}", started.elapsed());
-        let started = Instant::now();
-        store.list(Filter::default(), None, 100).await?;
-        println!("{depth:>8} queued: first page {:?}", started.elapsed());
-        let started = Instant::now();
-        store.totals().await?;
-        println!("{depth:>8} queued: totals {:?}", started.elapsed());
-        let started = Instant::now();
-        let count = take(&store, "example.com", 500).await?;
-        report(
-            &format!("{depth} queued: claim, read, settle"),
-            count,
-            KIB,
-            started.elapsed(),
-        );
-        let started = Instant::now();
-        fill(&store, 1, 500, KIB, "example.com").await?;
-        report(
-            &format!("{depth} queued: accept, 1 session"),
-            500,
-            KIB,
-            started.elapsed(),
-        );
-    }
     Ok(())
 }
 
@@ -226,11 +209,13 @@ async fn fill(
 }
 
 /// Drains as a session does: the next message goes while the settlement of the last is committed.
-async fn take(store: &Store, domain: &str, count: usize) -> Result<usize> {
+async fn take(store: &Store, domains: &[Domain], count: usize) -> Result<usize> {
     let mut settling = VecDeque::new();
     let mut taken = 0;
     while taken < count {
-        let leases = claim(store, domain, WINDOW.min(count - taken)).await?;
+        let leases = store
+            .claim(SessionId(1), domains, WINDOW.min(count - taken))
+            .await?;
         if leases.is_empty() {
             break;
         }
