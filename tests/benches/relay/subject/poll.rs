@@ -5,19 +5,23 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use atrn_tests::process::wait_until;
-use atrn_tests::world::Puller;
+use atrn_tests::world::World;
 
-use crate::figures::{Measured, Row, Samples, Unit, Wanted};
-use crate::party::{DOMAIN, OTHER_DOMAIN, Plan};
+use crate::figures::{Measured, Row, Samples, Unit, Wanted, in_turns};
+use crate::party::{DOMAIN, OTHER_DOMAIN, Plan, Sink};
 use crate::stock;
 
 const OCTETS: usize = 1 << 10;
+/// Polls of a run, a second apart. One before them does not count: what it needs is not in memory yet.
+const POLLS: usize = 5;
 const MILLIS_MAX: f64 = 5.0;
 
 pub(super) fn measure(plan: &Plan) -> Result<Measured> {
     let depth = plan.amount(200_000, 20_000);
-    let empty = polls(plan, 0)?;
-    let deep = polls(plan, depth)?;
+    let mut empty = Polled::start(plan, 0)?;
+    let mut deep = Polled::start(plan, depth)?;
+    let samples = in_turns(plan.runs, [&mut || empty.poll(), &mut || deep.poll()])?;
+    let [empty, deep] = samples;
     let row = |name: String, samples| {
         Row::new(name, Unit::Millis, samples)
             .wanted(Wanted::AtMost(MILLIS_MAX))
@@ -34,43 +38,52 @@ pub(super) fn measure(plan: &Plan) -> Result<Measured> {
     Ok(rows.into())
 }
 
-/// Milliseconds of each.
-fn polls(plan: &Plan, queued: usize) -> Result<Samples> {
-    let sink = plan.sink()?;
-    let mut world = plan.relay(&sink.target(), &[DOMAIN, OTHER_DOMAIN]);
-    world.relay.stop();
-    stock::fill(
-        &world.relay.data_folder(),
-        &[OTHER_DOMAIN.to_owned()],
-        queued,
-        OCTETS,
-    )?;
-    world.relay.start();
-    world.puller.configure(|settings| {
-        settings
-            .set("relay.domains", vec![DOMAIN])
-            .set("relay.every", "1s")
-            .set("relay.jitter", "0s");
-    });
-    world.puller.start();
-    let wanted = plan.amount(plan.runs * 4, 3);
-    // The first does not count: whoever looks first pays for what is not in memory yet.
-    wait_until("polls", || logged(&world.puller).len() > wanted);
-    let code = world.puller.stop();
-    ensure!(code == 0, "the puller ended with {code}");
-    let logged = logged(&world.puller);
-    let times = logged.iter().skip(1).take(wanted);
-    times
-        .map(|took| Ok(duration(took)?.as_secs_f64() * 1e3))
-        .collect()
+/// A relay that has nothing for its puller.
+struct Polled {
+    world: World,
+    /// The target: each poll looks first whether it is there.
+    _sink: Sink,
 }
 
-/// How long each pull took, as the log has it.
-fn logged(puller: &Puller) -> Vec<String> {
-    let log = puller.log();
-    let ended = log.lines().filter(|line| line.contains("pull ended"));
-    let took = ended.filter_map(|line| line.split_once("took=")?.1.split(' ').next());
-    took.map(str::to_owned).collect()
+impl Polled {
+    fn start(plan: &Plan, queued: usize) -> Result<Self> {
+        let sink = plan.sink()?;
+        let mut world = plan.relay(&sink.target(), &[DOMAIN, OTHER_DOMAIN]);
+        world.relay.stop();
+        let others = [OTHER_DOMAIN.to_owned()];
+        stock::fill(&world.relay.data_folder(), &others, queued, OCTETS)?;
+        world.relay.start();
+        world.puller.configure(|settings| {
+            settings
+                .set("relay.domains", vec![DOMAIN])
+                .set("relay.every", "1s")
+                .set("relay.jitter", "0s");
+        });
+        Ok(Self { world, _sink: sink })
+    }
+
+    /// Milliseconds that a poll takes: the median of a few.
+    fn poll(&mut self) -> Result<f64> {
+        let before = self.logged().len();
+        self.world.puller.start();
+        for count in 1..=POLLS + 1 {
+            wait_until("a poll", || self.logged().len() >= before + count);
+        }
+        let code = self.world.puller.stop();
+        ensure!(code == 0, "the puller ended with {code}");
+        let times = self.logged().into_iter().skip(before + 1).take(POLLS);
+        let millis = times.map(|took| Ok(duration(&took)?.as_secs_f64() * 1e3));
+        let millis: Samples = millis.collect::<Result<_>>()?;
+        Ok(millis.median())
+    }
+
+    /// How long each pull took, as the log has it.
+    fn logged(&self) -> Vec<String> {
+        let log = self.world.puller.log();
+        let ended = log.lines().filter(|line| line.contains("pull ended"));
+        let took = ended.filter_map(|line| line.split_once("took=")?.1.split(' ').next());
+        took.map(str::to_owned).collect()
+    }
 }
 
 /// `1.25ms`, as Rust prints durations.
