@@ -21,6 +21,8 @@ pub(super) struct ProviderEnd<'a> {
     settings: &'a Settings,
     provider: Provider,
     asked: Vec<String>,
+    /// See [`DrainEnd::stays`].
+    stays: bool,
     drain: Option<DrainEnd>,
     input: Input,
     closed: bool,
@@ -35,6 +37,7 @@ impl<'a> ProviderEnd<'a> {
             settings,
             provider,
             asked,
+            stays: false,
             drain: None,
             input: Input::new(),
             closed: false,
@@ -59,10 +62,15 @@ impl<'a> ProviderEnd<'a> {
                     if self.asked.is_empty() {
                         self.asked.clone_from(&self.settings.domains);
                     }
-                    self.provider.answer(self.verdict());
+                    self.stays = atrn.wait.is_some();
+                    let verdict = self.verdict();
+                    if verdict != Verdict::NoMail || !self.stays || self.settings.time_passes() {
+                        self.provider.answer(verdict);
+                    }
                 }
                 Event::Turned => {
                     let mut drain = DrainEnd::new(self.settings);
+                    drain.stays = self.stays;
                     drain
                         .messages
                         .retain(|message| is_asked(&self.asked, message));
@@ -186,6 +194,8 @@ pub(super) struct DrainEnd {
     count: usize,
     /// The peer has the message under way already.
     already: bool,
+    /// ATRN asked to wait (XWAIT): there is no end of it when all is sent, and a silence is over at once.
+    stays: bool,
     closed: bool,
 }
 
@@ -197,6 +207,7 @@ impl DrainEnd {
             messages: settings.messages.clone().into(),
             count: 0,
             already: false,
+            stays: false,
             closed: false,
         }
     }
@@ -217,6 +228,8 @@ impl DrainEnd {
     fn replied(&mut self, awaited: Awaited, reply: &Reply) {
         match awaited {
             Awaited::Quit => self.closed = true,
+            Awaited::Noop if reply.is_positive() => self.client.noop(),
+            Awaited::Noop => self.closed = true,
             // R5321-26: the session is over, and the message stays.
             _ if reply.code() == 421 => {
                 self.messages.clear();
@@ -305,7 +318,11 @@ impl DrainEnd {
             }
             self.messages.pop_front();
         }
-        self.client.quit();
+        if self.stays {
+            self.client.noop();
+        } else {
+            self.client.quit();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the directives mean to machines that have neither files nor programs around them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atrn_shared::odmr::{customer, provider};
 use atrn_shared::sasl::{ClientCredentials, ClientSettings, Mechanism};
@@ -30,7 +31,11 @@ pub(super) struct Settings {
     recipients_max: usize,
     errors_max: u32,
     message_octets_max: u64,
+    wait: Option<Duration>,
 }
+
+/// What a relay offers that is not told otherwise.
+const WAIT: Duration = Duration::from_secs(240);
 
 impl Settings {
     /// Nothing when a directive is about the programs themselves.
@@ -43,6 +48,7 @@ impl Settings {
             recipients_max: 100,
             errors_max: 20,
             message_octets_max: 50_000_000,
+            wait: Some(WAIT),
         };
         for directive in &transcript.directives {
             match directive {
@@ -54,6 +60,10 @@ impl Settings {
                     settings.verdicts.push((*step, text.clone(), reply.clone()));
                 }
                 Directive::Set(Against::Relay, path, value) => match path.as_str() {
+                    "odmr.max_wait" => {
+                        let seconds = value.as_str()?.strip_suffix('s').map(str::parse);
+                        settings.wait = seconds.transpose().ok()?.map(Duration::from_secs);
+                    }
                     "smtp.max_recipients" => {
                         settings.recipients_max = usize::try_from(value.as_integer()?).ok()?;
                     }
@@ -86,8 +96,13 @@ impl Settings {
             has_certificate: true,
             mechanisms: Mechanism::ALL.to_vec(),
             errors_max: 20,
-            wait: None,
+            wait: self.wait,
         })
+    }
+
+    /// Whether what waits for mail waits until its time is up, as it is short, or for ever.
+    pub(super) fn time_passes(&self) -> bool {
+        self.wait.is_some_and(|wait| wait < WAIT)
     }
 
     pub(super) fn customer(&self) -> Arc<customer::Config> {
