@@ -227,9 +227,12 @@ mod tests {
     use crate::outcome::Outcome;
     use crate::status::LastPull;
 
-    #[test]
-    fn the_table_is_for_people() {
-        let at = |second| Timestamp::from_second(second).unwrap();
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// One that failed, and will be pulled from again.
+    fn refused() -> RelayStatus {
         let pulled = LastPull {
             at: at(10_000),
             seconds: 1.5,
@@ -242,7 +245,7 @@ mod tests {
                 already_there: 2,
             },
         };
-        let known = RelayStatus {
+        RelayStatus {
             last: Some(pulled),
             last_mail_at: Some(at(10_001)),
             next_at: Some(at(10_300)),
@@ -250,33 +253,42 @@ mod tests {
             alarm: Some("x".into()),
             offers_xwait: Some(false),
             ..RelayStatus::default()
-        };
-        let pulling = RelayStatus {
+        }
+    }
+
+    fn pulling() -> RelayStatus {
+        RelayStatus {
             next_at: Some(at(10_119)),
             ..RelayStatus::default()
+        }
+    }
+
+    /// What was before does not count while sessions run.
+    fn connected() -> RelayStatus {
+        let connection = Connection {
+            since: at(2_920),
+            state: ConnectionState::Receiving,
+            sessions: 3,
+            tally: Tally {
+                messages: 1_200,
+                octets: 4_915_200,
+                ..Tally::default()
+            },
+            last_mail_at: None,
+            offers_wait: true,
         };
-        let connected = RelayStatus {
-            connection: Some(Connection {
-                since: at(2_920),
-                state: ConnectionState::Receiving,
-                sessions: 3,
-                tally: Tally {
-                    messages: 1_200,
-                    octets: 4_915_200,
-                    ..Tally::default()
-                },
-                last_mail_at: None,
-                offers_wait: true,
-            }),
+        RelayStatus {
+            connection: Some(connection),
             offers_xwait: Some(true),
             last_mail_at: Some(at(10_115)),
-            ..known.clone()
-        };
-        let connected = RelayStatus {
             next_at: None,
             failures: 0,
-            ..connected
-        };
+            ..refused()
+        }
+    }
+
+    #[test]
+    fn the_table_is_for_people() {
         let row = |relay: &str, mode, status| Row {
             relay: relay.into(),
             address: "a:366".into(),
@@ -288,10 +300,10 @@ mod tests {
         let status = Status {
             running: true,
             relays: vec![
-                row("mx1", Mode::Instant, known),
+                row("mx1", Mode::Instant, refused()),
                 row("mx22", Mode::Poll, RelayStatus::default()),
-                row("mx3", Mode::Poll, pulling),
-                row("mx4", Mode::Instant, connected),
+                row("mx3", Mode::Poll, pulling()),
+                row("mx4", Mode::Instant, connected()),
             ],
             journal: Some(JournalState::Known(Summary {
                 entries: 4_711,
