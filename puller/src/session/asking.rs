@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atrn_shared::log::peer;
 use atrn_shared::odmr::atrn_timeout;
@@ -20,6 +20,8 @@ use crate::handover::{ConnectError, Handover, REST_AFTER};
 use crate::login;
 use crate::outcome::Outcome;
 
+/// Between two ATRN on one connection, however soon the relay says that there is no mail.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A goodbye is a courtesy.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -106,6 +108,7 @@ impl<'p> Asking<'p> {
             customer = customer.only_authenticate();
         }
         let mut target_down = None;
+        let mut asked_at = Instant::now();
         loop {
             match customer.next(&mut wire.input) {
                 Event::NeedInput => {
@@ -126,7 +129,13 @@ impl<'p> Asking<'p> {
                     customer.responded(response.map_err(failed)?);
                 }
                 Event::NoMailYet => match self.target_is_ready().await {
-                    Ok(()) => customer.ask_again(),
+                    Ok(()) => {
+                        // Waits of a second and more are over by then.
+                        let early = AGAIN_AFTER.saturating_sub(asked_at.elapsed());
+                        tokio::time::sleep(early).await;
+                        asked_at = Instant::now();
+                        customer.ask_again();
+                    }
                     Err(error) => {
                         target_down = Some(self.pull.target_down(&error));
                         customer.quit();
