@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use atrn_tests::process::Output;
-use atrn_tests::world::World;
+use atrn_tests::world::{ACCOUNT, Settings, World};
 
 use crate::courier::Courier;
 use crate::customer;
@@ -26,6 +26,8 @@ const ACCEPTED: usize = 10_000;
 /// comes in bursts.
 const RUNS_FACTOR: usize = 5;
 const RATIO_MAX: f64 = 1.2;
+/// The same, of a rate.
+const ACCEPT_RATIO_MIN: f64 = 0.83;
 const START_MILLIS_MAX: f64 = 2_000.0;
 const MEMORY_MEBIBYTES_MAX: f64 = 150.0;
 
@@ -53,7 +55,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Measured> {
             Unit::PerSecond,
             accepts,
         )
-        .wanted(Wanted::RatioAtLeast(1.0 / RATIO_MAX)),
+        .wanted(Wanted::RatioAtLeast(ACCEPT_RATIO_MIN)),
     ];
     for (what, times) in pulls(plan, &mut deep, &mut shallow)? {
         rows.push(row(what, Unit::Micros, times).wanted(not_slower));
@@ -124,10 +126,9 @@ struct Queue {
 impl Queue {
     fn filled(plan: &Plan, messages: usize) -> Result<Self> {
         let domains: Vec<String> = (0..DOMAINS).map(|n| format!("d{n}.example")).collect();
-        let mut names: Vec<&str> = domains.iter().map(String::as_str).collect();
-        names.push(ACCEPTING);
-        let mut world = plan.relay("smtp://127.0.0.1:9", &names);
+        let mut world = plan.relay("smtp://127.0.0.1:9", &[ACCEPTING]);
         world.relay.stop();
+        own(&world, &domains)?;
         stock::fill(&world.relay.data_folder(), &domains, messages, OCTETS)?;
         world.relay.start();
         Ok(Self {
@@ -186,4 +187,25 @@ impl Queue {
         let peak = usage::memory(self.world.relay.id())?.peak_kib;
         Ok(Samples::from_iter([peak as f64 / 1024.0]))
     }
+}
+
+/// Gives all these domains to the account. Through the command line it would take minutes.
+fn own(world: &World, domains: &[String]) -> Result<()> {
+    let folder = world
+        .relay
+        .config()
+        .parent()
+        .context("a folder")?
+        .join("conf.d");
+    let sections = domains
+        .iter()
+        .map(|name| format!("[[domain]]\nname = \"{name}\"\n\n"));
+    std::fs::write(folder.join("domains.toml"), sections.collect::<String>())?;
+    Settings::edit(
+        &folder.join(format!("account-{ACCOUNT}.toml")),
+        |settings| {
+            settings.set("account.domains", domains.to_vec());
+        },
+    );
+    Ok(())
 }
