@@ -12,9 +12,9 @@ use super::lease::{Entry, Held, SessionId};
 use super::query::{
     Changed, DomainTotal, Filter, Found, Item, Message, Seized, Selection, StatsBy, StatsRow,
 };
-use super::sqlite::reader::DeliveryRow;
+use super::sqlite::reader::{Deliveries, DeliveryRow};
 use super::sqlite::writer::Change;
-use super::sqlite::{reader, survey};
+use super::sqlite::{list, reader, survey};
 use super::{Store, claiming};
 
 /// Deliveries of one change in one commit: a change of the whole queue must not stall accepts.
@@ -33,7 +33,7 @@ impl Store {
     ) -> Result<Vec<Item>, StoreError> {
         let after = after.map(|id| id.key);
         let items = self.shared.read(move |shared, connection| {
-            let rows = reader::list(shared, connection, &filter, after, limit)?;
+            let rows = list::page(shared, connection, &filter, after, limit)?;
             rows.iter().map(|row| reader::item(shared, row)).collect()
         });
         items.await
@@ -46,7 +46,7 @@ impl Store {
     pub async fn count(&self, filter: Filter) -> Result<Found, StoreError> {
         let found = self
             .shared
-            .read(move |shared, connection| reader::count(shared, connection, &filter));
+            .read(move |shared, connection| list::count(shared, connection, &filter));
         found.await
     }
 
@@ -183,8 +183,9 @@ impl Store {
         let shared = Arc::clone(&self.shared);
         let leases = self.shared.read(move |_, connection| {
             let mut leases = Vec::with_capacity(held.len());
+            let mut deliveries = Deliveries::of(connection)?;
             for mut held in held {
-                match reader::delivery(connection, held.key())? {
+                match deliveries.read(held.key())? {
                     Some(row) => leases.extend(claiming::lease(&shared, held, row)?),
                     None => held.end(),
                 }
@@ -222,7 +223,7 @@ impl Store {
         max: usize,
     ) -> Result<Vec<Entry>, StoreError> {
         let rows = self.shared.read(move |shared, connection| {
-            let rows = reader::list(shared, connection, &filter, after, max)?;
+            let rows = list::page(shared, connection, &filter, after, max)?;
             Ok(rows.iter().map(DeliveryRow::entry).collect())
         });
         rows.await

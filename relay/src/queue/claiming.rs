@@ -13,7 +13,7 @@ use super::error::StoreError;
 use super::lease::{Held, SessionId};
 use super::news::Watch;
 use super::sqlite::candidates::{self, Line};
-use super::sqlite::reader::{self, DeliveryRow};
+use super::sqlite::reader::{self, Deliveries, DeliveryRow};
 use super::sqlite::{Shared, in_one_view};
 
 /// A claim ends with the message that reaches this: what one session has taken, those beside it cannot send. Small
@@ -150,13 +150,14 @@ fn take(
     let mut claim = shared.leases.claim();
     let lines = shared.lines(domains);
     let entries = candidates::find(connection, &mut claim, lines, max, shared.clock.now())?;
+    let mut deliveries = Deliveries::of(connection)?;
     let mut taken = Vec::with_capacity(entries.len());
     let mut octets = 0;
     for entry in entries {
         let Some(mut held) = claim.hold(entry, session) else {
             continue;
         };
-        let Some(row) = reader::delivery(connection, entry.key)? else {
+        let Some(row) = deliveries.read(entry.key)? else {
             held.end();
             continue;
         };

@@ -291,14 +291,10 @@ impl Model {
                 }
             }
         }
-        for domain in 0..3 {
+        for (domain, mail) in self.mail.iter().enumerate() {
             let mut sessions = self.sessions.iter();
             let watched = sessions.any(|session| session.domains.contains(&domain));
-            assert!(
-                !watched || self.mail[domain] == 0,
-                "{} is forgotten",
-                NAMES[domain]
-            );
+            assert!(!watched || *mail == 0, "{} is forgotten", NAMES[domain]);
         }
     }
 }

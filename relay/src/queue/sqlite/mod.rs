@@ -3,6 +3,7 @@
 pub(super) mod candidates;
 mod group;
 pub(super) mod keeper;
+pub(super) mod list;
 pub(super) mod migrate;
 mod operation;
 pub(super) mod reader;

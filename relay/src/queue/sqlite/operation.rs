@@ -119,6 +119,10 @@ impl Verdict {
     /// Sorts the outcomes, one for each recipient in order. A recipient without one is released:
     /// whatever went wrong, he must not fall out of the queue.
     pub(in super::super) fn of(recipients: &[DeliveryRecipient], outcomes: Vec<Outcome>) -> Self {
+        let is_delivered = |outcome: &Outcome| matches!(outcome, Outcome::Delivered);
+        if outcomes.len() >= recipients.len() && outcomes.iter().all(is_delivered) {
+            return Self::Delivered;
+        }
         let (mut released, mut deferred) = (Vec::new(), Vec::new());
         let (mut expired, mut failed) = (Vec::new(), Vec::new());
         let mut some_delivered = false;

@@ -5,18 +5,17 @@ use std::ops::ControlFlow;
 use atrn_shared::steady::Moment;
 use bytes::Bytes;
 use jiff::Timestamp;
-use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::super::body::Stored;
 use super::super::envelope::State;
 use super::super::error::StoreError;
 use super::super::id::{DeliveryKey, QueueId, Reference};
 use super::super::lease::Entry;
-use super::super::query::{Filter, Found, Item, Message, MessageDelivery, RecipientDetail};
+use super::super::query::{Item, Message, MessageDelivery, RecipientDetail};
+use super::Shared;
 pub(in super::super) use super::row::DeliveryRow;
 use super::row::{COLUMNS, EIGHT_BIT, NEEDS_SMTPUTF8, key, moment};
-use super::{Catalog, Shared};
 
 /// The message is the inner table always: the order of deliveries is the order of the answer.
 pub(super) const FROM: &str = "FROM delivery d CROSS JOIN message m ON m.key = d.message";
@@ -92,17 +91,23 @@ pub(in super::super) struct Held {
     pub(in super::super) received_at: Timestamp,
 }
 
-/// One delivery beside its message.
-pub(in super::super) fn delivery(
-    connection: &Connection,
-    key: DeliveryKey,
-) -> Result<Option<DeliveryRow>, StoreError> {
-    let query = format!("SELECT {COLUMNS} {FROM} WHERE d.message = ?1 AND d.number = ?2");
-    let row = connection.prepare_cached(&query).and_then(|mut statement| {
+/// Reads deliveries beside their messages.
+pub(in super::super) struct Deliveries<'c>(CachedStatement<'c>);
+
+impl<'c> Deliveries<'c> {
+    pub(in super::super) fn of(connection: &'c Connection) -> Result<Self, StoreError> {
+        let query = format!("SELECT {COLUMNS} {FROM} WHERE d.message = ?1 AND d.number = ?2");
+        connection.prepare_cached(&query).map(Self).map_err(failed)
+    }
+
+    pub(in super::super) fn read(
+        &mut self,
+        key: DeliveryKey,
+    ) -> Result<Option<DeliveryRow>, StoreError> {
         let key = params![key.message.0, key.number];
-        statement.query_row(key, DeliveryRow::read).optional()
-    });
-    row.map_err(failed)
+        let row = self.0.query_row(key, DeliveryRow::read);
+        row.optional().map_err(failed)
+    }
 }
 
 /// The deliveries of a message, or the one that is named.
@@ -125,59 +130,6 @@ pub(in super::super) fn keys_of(
         entries.collect()
     });
     entries.map_err(failed)
-}
-
-/// Deliveries behind `after` that match, oldest first.
-pub(in super::super) fn list(
-    shared: &Shared,
-    connection: &Connection,
-    filter: &Filter,
-    after: Option<DeliveryKey>,
-    limit: usize,
-) -> Result<Vec<DeliveryRow>, StoreError> {
-    let mut found: Vec<DeliveryRow> = Vec::new();
-    for place in places(shared, filter) {
-        let mut left = limit;
-        visit(connection, filter, place, after, |row| {
-            let leased = shared.leases.holder(row.key).is_some();
-            if filter
-                .state
-                .is_none_or(|state| leased == (state == State::Leased))
-            {
-                found.push(row);
-                left -= 1;
-            }
-            if left == 0 {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        })?;
-    }
-    found.sort_unstable_by_key(|row| row.key);
-    found.truncate(limit);
-    Ok(found)
-}
-
-/// How many match.
-pub(in super::super) fn count(
-    shared: &Shared,
-    connection: &Connection,
-    filter: &Filter,
-) -> Result<Found, StoreError> {
-    let mut found = Found::default();
-    for place in places(shared, filter) {
-        let (conditions, values) = conditions(filter, place, None);
-        let query = format!("SELECT count(*), coalesce(sum(m.size), 0) {FROM} WHERE {conditions}");
-        let (messages, bytes) = connection
-            .query_row(&query, params_from_iter(values), |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
-            })
-            .map_err(failed)?;
-        found.messages += messages.cast_unsigned();
-        found.bytes += bytes.cast_unsigned();
-    }
-    Ok(found)
 }
 
 /// A message with what is left of it.
@@ -205,8 +157,9 @@ pub(in super::super) fn show(
     let Some(mut shown) = head.optional().map_err(failed)? else {
         return Ok(None);
     };
+    let mut deliveries = Deliveries::of(connection)?;
     for entry in keys_of(connection, Reference::Message(message))? {
-        if let Some(row) = delivery(connection, entry.key)? {
+        if let Some(row) = deliveries.read(entry.key)? {
             shown.deliveries.push(details(shared, &row)?);
         }
     }
@@ -279,116 +232,6 @@ fn details(shared: &Shared, row: &DeliveryRow) -> Result<MessageDelivery, StoreE
         last_attempt: (row.last_attempt > 0).then(|| moment(row.last_attempt)),
         details: details.collect(),
     })
-}
-
-/// Where a filter has to look, so that every part is read in the order of an index.
-#[derive(Clone, Copy, Debug)]
-enum Place {
-    All,
-    Delivery(DeliveryKey),
-    State(i64, State),
-}
-
-fn places(shared: &Shared, filter: &Filter) -> Vec<Place> {
-    if filter.state == Some(State::Leased) {
-        return shared
-            .leases
-            .keys()
-            .into_iter()
-            .map(Place::Delivery)
-            .collect();
-    }
-    if filter.state.is_none() && filter.domain.is_none() {
-        return vec![Place::All];
-    }
-    let catalog: &Catalog = &shared.catalog();
-    let domain = filter
-        .domain
-        .as_ref()
-        .map(|domain| catalog.keys.get(domain).copied());
-    let wanted = |place: &(i64, State)| {
-        domain.is_none_or(|key| key == Some(place.0))
-            && filter.state.is_none_or(|state| state == place.1)
-    };
-    let present = catalog
-        .totals
-        .iter()
-        .filter(|(_, amount)| amount.deliveries > 0);
-    let present = present.map(|(place, _)| *place).filter(wanted);
-    present
-        .map(|(domain, state)| Place::State(domain, state))
-        .collect()
-}
-
-fn visit(
-    connection: &Connection,
-    filter: &Filter,
-    place: Place,
-    after: Option<DeliveryKey>,
-    mut visitor: impl FnMut(DeliveryRow) -> ControlFlow<()>,
-) -> Result<(), StoreError> {
-    let (conditions, values) = conditions(filter, place, after);
-    let query = format!("SELECT {COLUMNS} {FROM} WHERE {conditions} ORDER BY d.message, d.number");
-    let mut statement = connection.prepare_cached(&query).map_err(failed)?;
-    let mut rows = statement.query(params_from_iter(values)).map_err(failed)?;
-    while let Some(row) = rows.next().map_err(failed)? {
-        if visitor(DeliveryRow::read(row).map_err(failed)?).is_break() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// The filter as SQL with its values. Texts of people only ever become values.
-fn conditions(filter: &Filter, place: Place, after: Option<DeliveryKey>) -> (String, Vec<Value>) {
-    let mut parts = vec!["1"];
-    let mut values: Vec<Value> = Vec::new();
-    let mut add = |part, part_values: Vec<Value>| {
-        parts.push(part);
-        values.extend(part_values);
-    };
-    match place {
-        Place::All => {}
-        Place::Delivery(key) => add(
-            "d.message = ? AND d.number = ?",
-            vec![key.message.0.into(), key.number.into()],
-        ),
-        Place::State(domain, state) => add(
-            "d.domain = ? AND d.state = ?",
-            vec![domain.into(), state.code().into()],
-        ),
-    }
-    if let Some(key) = after {
-        let values = vec![key.message.0.into(), key.number.into()];
-        add("(d.message, d.number) > (?, ?)", values);
-    }
-    match filter.sender.as_deref() {
-        None => {}
-        Some("" | "<>") => add("m.reverse_path = ''", Vec::new()),
-        Some(text) => add(
-            "instr(lower(m.reverse_path), ?) > 0",
-            vec![text.to_ascii_lowercase().into()],
-        ),
-    }
-    if let Some(text) = &filter.recipient {
-        let any = "EXISTS (SELECT 1 FROM json_each(d.recipients)
-             WHERE instr(lower(json_extract(value, '$.to')), ?) > 0)";
-        add(any, vec![text.to_ascii_lowercase().into()]);
-    }
-    if let Some(moment) = filter.received_before {
-        add("m.received_at < ?", vec![moment.as_millisecond().into()]);
-    }
-    if let Some(octets) = filter.larger_than {
-        add(
-            "m.size > ?",
-            vec![octets.min(i64::MAX as u64).cast_signed().into()],
-        );
-    }
-    if let (Place::Delivery(_), Some(domain)) = (place, &filter.domain) {
-        let name = "d.domain = (SELECT key FROM domain WHERE name = ?)";
-        add(name, vec![domain.to_string().into()]);
-    }
-    (parts.join(" AND "), values)
 }
 
 pub(super) fn failed(error: rusqlite::Error) -> StoreError {

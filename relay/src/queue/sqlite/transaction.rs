@@ -266,17 +266,13 @@ impl<'a> Transaction<'a> {
         };
         self.effects.count(domain, state, -1, size);
         let message = key.message;
-        let others = "SELECT 1 FROM delivery WHERE message = ?1 LIMIT 1";
-        if self
-            .connection
-            .prepare_cached(others)?
-            .exists([message.0])?
-        {
-            return Ok(true);
-        }
-        let delete = "DELETE FROM message WHERE key = ?1 RETURNING flags";
+        let delete = "DELETE FROM message WHERE key = ?1
+             AND NOT EXISTS (SELECT 1 FROM delivery WHERE message = ?1) RETURNING flags";
         let mut delete = self.connection.prepare_cached(delete)?;
-        let flags: i64 = delete.query_row([message.0], |row| row.get(0))?;
+        let flags = delete.query_row([message.0], |row| row.get(0)).optional()?;
+        let Some(flags): Option<i64> = flags else {
+            return Ok(true);
+        };
         if flags & SPOOLED != 0 {
             self.effects.files.push(message);
         } else {

@@ -8,7 +8,7 @@ use atrn_shared::steady::Moment;
 use super::*;
 use crate::queue::sqlite::candidates::{self, Line};
 use crate::queue::sqlite::reader::{self, Oldest};
-use crate::queue::sqlite::{migrate, survey};
+use crate::queue::sqlite::{list, migrate, survey};
 
 /// Fills both domains and all states behind the store's back, where it is fast.
 fn filled(messages: u32) -> World {
@@ -44,7 +44,7 @@ fn steps(world: &World, query: impl FnOnce(&Shared, &Connection)) -> u64 {
 
 fn page(filter: Filter) -> impl Fn(&Shared, &Connection) {
     move |shared, connection| {
-        let rows = reader::list(shared, connection, &filter, None, 20).unwrap();
+        let rows = list::page(shared, connection, &filter, None, 20).unwrap();
         assert_eq!(rows.len(), 20);
     }
 }
@@ -103,17 +103,37 @@ fn claims_pages_totals_and_the_check_at_start_cost_the_same_at_any_depth() {
     }
 }
 
-/// An account may have a thousand domains: a claim looks at as many as it needs.
-#[tokio::test]
-async fn a_claim_costs_the_same_over_any_number_of_domains() {
+/// So many messages in so many domains in turn.
+fn spread(messages: u32, domains: u32) -> World {
     let world = World::new();
-    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+    let fill = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {messages})
          INSERT INTO message SELECT i, i, '', 'a@example.net', '', 0, 1, 2, NULL, i FROM n;
-         INSERT INTO domain SELECT key, 'd' || key || '.example' FROM message WHERE key <= 1000;
-         INSERT INTO delivery SELECT key, 1, 1 + key % 1000, 0, 0, 0, 0, NULL, '[]', 0 FROM message;
-         INSERT INTO total SELECT domain, 0, 20, 20 FROM delivery GROUP BY 1;";
-    world.database().execute_batch(fill).unwrap();
-    let world = world.restart();
+         INSERT INTO domain SELECT key, 'd' || key || '.example' FROM message WHERE key <= {domains};
+         INSERT INTO delivery SELECT key, 1, 1 + key % {domains}, 0, 0, 0, 0, NULL, '[]', 0 FROM message;
+         INSERT INTO total SELECT domain, 0, count(*), count(*) FROM delivery GROUP BY 1;"
+    );
+    world.database().execute_batch(&fill).unwrap();
+    world.restart()
+}
+
+/// The first page of a state is put together from all domains: from the next one of each, not from a page of each.
+#[test]
+fn the_first_page_of_a_state_costs_the_same_with_many_messages_in_many_domains() {
+    let queued = || Filter {
+        state: Some(State::Queued),
+        ..Filter::default()
+    };
+    let worlds = [spread(500, 500), spread(20_000, 500)];
+    let [few, many] = worlds.each_ref().map(|world| steps(world, page(queued())));
+    // Behind each delivery of the page the next one of its domain is looked for, if there is one.
+    assert!(many * 10 <= few * 12, "{few} steps, then {many}");
+}
+
+/// An account may have a thousand domains: a claim looks at as many as it needs.
+#[test]
+fn a_claim_costs_the_same_over_any_number_of_domains() {
+    let world = spread(20_000, 1_000);
     let find = |domains: i64| {
         steps(&world, |shared, connection| {
             let line = |domain| Line {
