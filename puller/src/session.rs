@@ -27,7 +27,7 @@ mod asking;
 pub(crate) use asking::Asked;
 use asking::Asking;
 
-/// What a sign of life may take beyond the silence that was agreed on.
+/// What a sign of life may take beyond the silence that was agreed on, unless a reply has less.
 const WAIT_GRACE: Duration = Duration::from_secs(60);
 /// A connection that waited so long for mail was of use.
 const USEFUL_WAIT: Duration = Duration::from_secs(60);
@@ -307,9 +307,10 @@ impl Report {
     }
 }
 
-/// How long the relay may say nothing between two messages. Where a silence was agreed on (XWAIT), it ends in time.
+/// How long the relay may say nothing between two messages. Where a silence was agreed on (XWAIT), it is longer than that.
 fn idle_timeout(reply_timeout: Duration, wait: Option<Duration>) -> Duration {
-    wait.map_or(reply_timeout, |wait| reply_timeout.max(wait + WAIT_GRACE))
+    let agreed = wait.map(|wait| wait + reply_timeout.min(WAIT_GRACE));
+    reply_timeout.max(agreed.unwrap_or_default())
 }
 
 fn tls_failed(address: &str, error: &WireError) -> Outcome {

@@ -216,7 +216,8 @@ fn a_silence_that_was_agreed_on_is_borne() {
         (300, None, 300),
         (300, Some(240), 300),
         (300, Some(300), 360),
-        (1, Some(3600), 3660),
+        (1, Some(1), 2),
+        (30, Some(3600), 3630),
     ] {
         let timeout = idle_timeout(
             Duration::from_secs(reply_timeout),
