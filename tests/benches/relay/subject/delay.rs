@@ -55,7 +55,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Measured> {
     let mut world = plan.relay(&sink.target(), &[DOMAIN]);
     let backlog = Backlog {
         sink: &sink,
-        messages: plan.amount(10_000, 2_000),
+        messages: plan.amount(20_000, 4_000),
         senders: 1,
         connections: 1,
     };
