@@ -14,6 +14,11 @@ impl Samples {
         self.0.insert(at, figure);
     }
 
+    /// Each in another way.
+    pub(crate) fn each(&self, other: impl Fn(f64) -> f64) -> Self {
+        self.0.iter().copied().map(other).collect()
+    }
+
     pub(crate) fn median(&self) -> f64 {
         let middle = self.0.len() / 2;
         match (self.0.get(middle), self.0.len() % 2) {

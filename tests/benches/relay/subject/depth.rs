@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use atrn_tests::process::Output;
 use atrn_tests::world::{ACCOUNT, Settings, World};
 
+use crate::chart::{Axis, Chart, Role};
 use crate::courier::Courier;
 use crate::customer;
 use crate::figures::{Measured, Row, Samples, Unit, Wanted, in_turns};
@@ -43,6 +44,9 @@ pub(super) fn measure(plan: &Plan) -> Result<Measured> {
     let not_slower = Wanted::RatioAtMost(RATIO_MAX);
     let starts = in_turns(plan.runs, [&mut || deep.start(), &mut || shallow.start()])?;
     let accepts = in_turns(plan.runs, [&mut || deep.accept(), &mut || shallow.accept()])?;
+    let pulls = pulls(plan, &mut deep, &mut shallow)?;
+    let [.., (_, each)] = &pulls;
+    let charts = vec![chart(depth, &accepts, each)];
     let mut rows = vec![
         row(
             "from the start of the relay to its greeting",
@@ -57,7 +61,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Measured> {
         )
         .wanted(Wanted::RatioAtLeast(ACCEPT_RATIO_MIN)),
     ];
-    for (what, times) in pulls(plan, &mut deep, &mut shallow)? {
+    for (what, times) in pulls {
         rows.push(row(what, Unit::Micros, times).wanted(not_slower));
     }
     for (name, command) in [
@@ -81,7 +85,25 @@ pub(super) fn measure(plan: &Plan) -> Result<Measured> {
         )
         .wanted(Wanted::AtMost(MEMORY_MEBIBYTES_MAX)),
     );
-    Ok(rows.into())
+    Ok(Measured { rows, charts })
+}
+
+/// What is accepted and what is drained, shallow and deep.
+fn chart(depth: usize, accepts: &[Samples; 2], each: &[Samples; 2]) -> Chart {
+    let places = [depth as f64, SHALLOW as f64];
+    let points = |samples: [Samples; 2]| places.into_iter().zip(samples).rev();
+    let drained = each
+        .each_ref()
+        .map(|micros| micros.each(|micros| 1e6 / micros));
+    let queued = Axis::logarithmic("messages queued").marks(places);
+    let rate = Axis::linear("messages a second");
+    Chart::new("depth", "A deep queue beside a shallow one", queued, rate)
+        .line(
+            Role::Ours,
+            "accepts, 4 KiB, 50 sessions",
+            points(accepts.clone()),
+        )
+        .line(Role::Ours, "drain, 1 KiB, the relay alone", points(drained))
 }
 
 /// Pulls of a few messages each, by a customer of the benchmark's own, so that only the relay is timed.
