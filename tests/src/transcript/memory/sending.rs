@@ -184,7 +184,7 @@ impl Credentials for OneAccount {
 /// What the relay puts on top when it accepts a message.
 const TRACE: &[u8] = b"Received: from a.example by b.example; Thu, 1 Jan 2026 12:00:00 +0000\r\n";
 
-/// The sending side: every message in turn; in one flight where the peer offers PIPELINING and CHUNKING, else one
+/// The sending side: all messages in flights behind each other where the peer offers PIPELINING and CHUNKING, else one
 /// command at a time.
 pub(super) struct DrainEnd {
     client: Client,
@@ -192,8 +192,8 @@ pub(super) struct DrainEnd {
     messages: VecDeque<Message>,
     /// Messages so far: part of their delivery ids.
     count: usize,
-    /// The peer has the message under way already.
-    already: bool,
+    /// Flights without their last reply.
+    under_way: usize,
     /// ATRN asked to wait (XWAIT): there is no end of it when all is sent, and a silence is over at once.
     stays: bool,
     closed: bool,
@@ -206,7 +206,7 @@ impl DrainEnd {
             input: Input::new(),
             messages: settings.messages.clone().into(),
             count: 0,
-            already: false,
+            under_way: 0,
             stays: false,
             closed: false,
         }
@@ -239,12 +239,19 @@ impl DrainEnd {
             Awaited::Greeting => self.client.quit(),
             Awaited::Hello if reply.code() / 100 == 5 => self.client.old_hello(RELAY_NAME),
             Awaited::Hello => self.next_message(),
-            Awaited::Mail if self.flies() => self.already = self.has_it(reply),
-            // What it means comes with the reply to the content.
-            Awaited::Recipient if self.flies() => {}
-            Awaited::EndOfData if self.already => self.next_but_one(),
+            // Whatever they say: all of it is out.
+            Awaited::Mail | Awaited::Recipient | Awaited::Reset if self.flies() => {}
+            Awaited::EndOfData if self.flies() => {
+                self.under_way -= 1;
+                if self.under_way == 0 {
+                    self.end();
+                }
+            }
             Awaited::Mail if self.has_it(reply) => self.next_but_one(),
-            Awaited::Mail if reply.is_positive() => self.recipient(),
+            Awaited::Mail if reply.is_positive() => {
+                let message = self.messages[0].clone();
+                self.recipient(&message);
+            }
             Awaited::Recipient if reply.is_positive() && !self.has_it(reply) => self.client.data(),
             Awaited::Data if reply.code() == 354 => {
                 self.client.content(TRACE);
@@ -257,7 +264,11 @@ impl DrainEnd {
             _ => {
                 self.client.no_content();
                 self.messages.pop_front();
-                self.client.reset();
+                if self.messages.is_empty() && !self.stays {
+                    self.client.quit();
+                } else {
+                    self.client.reset();
+                }
             }
         }
     }
@@ -272,52 +283,65 @@ impl DrainEnd {
         self.client.extensions().delivery_id && reply.is_already_delivered()
     }
 
-    fn recipient(&mut self) {
-        let path = &self.messages[0].forward_paths[0];
-        let path = ForwardPath::from_address(path).expect("a forward-path");
-        self.client.recipient(&path, &RcptParameters::default());
-    }
-
-    fn flight(&mut self) {
-        self.recipient();
-        let content = &self.messages[0].content;
-        self.client.bdat((TRACE.len() + content.len()) as u64, true);
-        self.client.content(TRACE);
-        self.client.content(content);
-    }
-
     fn next_but_one(&mut self) {
         self.messages.pop_front();
         self.next_message();
     }
 
     fn next_message(&mut self) {
-        self.already = false;
-        while let Some(message) = self.messages.front() {
-            let needs = Needs {
-                octets: message.content.len() as u64,
-                eight_bit: !message.content.is_ascii(),
-                smtputf8: !message.reverse_path.is_ascii(),
-            };
-            if self.client.can_carry(&needs).is_ok() {
-                let path =
-                    ReversePath::from_address(&message.reverse_path).expect("a reverse-path");
-                self.count += 1;
-                let parameters = MailParameters {
-                    size: Some(needs.octets),
-                    body: needs.eight_bit.then_some(BodyType::EightBitMime),
-                    smtputf8: needs.smtputf8,
-                    delivery_id: format!("delivery-{}", self.count).parse().ok(),
-                    ..MailParameters::default()
-                };
-                self.client.mail(&path, &parameters);
-                if self.flies() {
-                    self.flight();
-                }
+        while let Some(message) = self.messages.pop_front() {
+            if !self.mail(&message) {
+                continue;
+            }
+            if !self.flies() {
+                self.messages.push_front(message);
                 return;
             }
-            self.messages.pop_front();
+            self.recipient(&message);
+            self.client
+                .bdat((TRACE.len() + message.content.len()) as u64, true);
+            self.client.content(TRACE);
+            self.client.content(&message.content);
+            self.under_way += 1;
         }
+        if self.under_way == 0 {
+            self.end();
+        }
+    }
+
+    /// MAIL, if the peer can take the message.
+    fn mail(&mut self, message: &Message) -> bool {
+        let needs = Needs {
+            octets: message.content.len() as u64,
+            eight_bit: !message.content.is_ascii(),
+            smtputf8: !message.reverse_path.is_ascii(),
+        };
+        if self.client.can_carry(&needs).is_err() {
+            return false;
+        }
+        if self.under_way > 0 {
+            self.client.reset();
+        }
+        let path = ReversePath::from_address(&message.reverse_path).expect("a reverse-path");
+        self.count += 1;
+        let parameters = MailParameters {
+            size: Some(needs.octets),
+            body: needs.eight_bit.then_some(BodyType::EightBitMime),
+            smtputf8: needs.smtputf8,
+            delivery_id: format!("delivery-{}", self.count).parse().ok(),
+            ..MailParameters::default()
+        };
+        self.client.mail(&path, &parameters);
+        true
+    }
+
+    fn recipient(&mut self, message: &Message) {
+        let path = &message.forward_paths[0];
+        let path = ForwardPath::from_address(path).expect("a forward-path");
+        self.client.recipient(&path, &RcptParameters::default());
+    }
+
+    fn end(&mut self) {
         if self.stays {
             self.client.noop();
         } else {
