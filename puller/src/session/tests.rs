@@ -368,6 +368,7 @@ async fn a_silence_that_was_agreed_on_breaks_nothing() {
     pass(wait).await;
     caller.send("NOOP\r\n").await;
     assert!(caller.line().await.unwrap().starts_with("250 "));
+    caller.delivers(2).await;
     // One that is never broken is a connection that is dead.
     pass(wait + WAIT_GRACE).await;
     assert!(caller.line().await.unwrap().starts_with("421 "));
