@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atrn_shared::smtp::reply::Reply;
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +15,9 @@ use tracing::{debug, info, warn};
 
 /// Pause after an accept that failed for want of descriptors or memory: they come back when sessions end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// That all connections are taken is said once in so long.
+const FULL_SAID_AFTER: Duration = Duration::from_secs(60);
 
 /// How many connections a listener holds at a time.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +60,12 @@ impl Connections {
             connections: self.clone(),
             address,
         })
+    }
+
+    /// Whether there are as many as there may be, wherever they come from.
+    fn are_all_taken(&self, caps: Caps) -> bool {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.total >= caps.total
     }
 }
 
@@ -109,6 +118,7 @@ pub(crate) async fn listen<S: Service>(
     shutdown: CancellationToken,
 ) {
     let mut is_failing = false;
+    let mut full_said: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -131,10 +141,20 @@ pub(crate) async fn listen<S: Service>(
             info!(service = S::NAME, "accepts connections again");
             is_failing = false;
         }
-        let admission = service
-            .caps(peer.ip())
-            .and_then(|caps| connections.admit(peer.ip(), caps));
+        let caps = service.caps(peer.ip());
+        let admission = caps.and_then(|caps| connections.admit(peer.ip(), caps));
         let Some(admission) = admission else {
+            let all_taken = caps.filter(|caps| connections.are_all_taken(*caps));
+            if let Some(caps) = all_taken
+                && full_said.is_none_or(|said| said.elapsed() >= FULL_SAID_AFTER)
+            {
+                full_said = Some(Instant::now());
+                warn!(
+                    service = S::NAME,
+                    max_connections = caps.total,
+                    "all connections are taken; who comes now is turned away"
+                );
+            }
             debug!(service = S::NAME, %peer, "refused: too many connections, or an address that may not connect");
             if service.begins_in_clear() {
                 turn_away(&stream, &service.hostname());
@@ -171,6 +191,7 @@ mod tests {
         let one: IpAddr = "192.0.2.1".parse().unwrap();
         let mapped: IpAddr = "::ffff:192.0.2.1".parse().unwrap();
         let other: IpAddr = "2001:db8::1".parse().unwrap();
+        assert!(!connections.are_all_taken(caps));
         let first = connections.admit(one, caps);
         let second = connections.admit(mapped, caps);
         assert!(first.is_some() && second.is_some());
@@ -180,6 +201,7 @@ mod tests {
         );
         let third = connections.admit(other, caps);
         assert!(third.is_some());
+        assert!(connections.are_all_taken(caps));
         assert!(
             connections
                 .admit("2001:db8::2".parse().unwrap(), caps)

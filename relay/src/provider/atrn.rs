@@ -8,7 +8,7 @@ use atrn_shared::odmr::provider::Verdict;
 use atrn_shared::smtp::address::Domain;
 use atrn_shared::wire::{Wire, WireError};
 use tokio_util::sync::WaitForCancellationFuture;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::permission;
 use super::session::{End, Session};
@@ -150,7 +150,10 @@ impl Session<'_> {
                 Verdict::NoMail
             }
             Waited::Wire(Err(error)) => return Err(error.into()),
-            Waited::Wire(Ok(())) => return Ok(None),
+            Waited::Wire(Ok(())) => {
+                info!(session = %self.id, peer = %self.peer, account = %name, "the puller spoke while its ATRN waited");
+                return Ok(None);
+            }
             Waited::Shutdown => return Err(End::Shutdown),
         };
         Ok(Some(verdict))

@@ -90,6 +90,25 @@ fn mail_of_a_session_that_is_gone_goes_to_the_next_that_waits() {
     world.relay.wait_for_queue(&[]);
 }
 
+/// A connection may be dead without a sign: who is told and does not greet is not waited for long.
+// covers: R2645-12
+#[test]
+fn mail_of_a_session_that_does_not_greet_goes_to_the_next_that_waits() {
+    let world = World::start();
+    let mut first = asking(&world, 60);
+    wait_for_waiting(&world, 1);
+    let mut second = asking(&world, 60);
+    wait_for_waiting(&world, 2);
+    send(&world, 1);
+    first.expect("250 2.0.0");
+    second.expect("250 2.0.0");
+    let mut taker = Taker::turned(second, &STREAMING);
+    let message = taker.message();
+    taker.take(&message);
+    world.relay.wait_for_queue(&[]);
+    drop(first);
+}
+
 // covers: R5321-22
 #[test]
 fn a_relay_that_stops_tells_those_who_wait() {
