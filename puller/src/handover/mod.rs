@@ -269,7 +269,7 @@ impl Handover {
     pub fn opener(&self) -> Opener {
         match self {
             Self::Maildir(maildir) => Opener::Maildir(maildir.beside()),
-            Self::Smtp(smtp) => Opener::Smtp(smtp.setup().clone()),
+            Self::Smtp(smtp) => Opener::Smtp(Box::new(smtp.setup().clone())),
         }
     }
 
@@ -287,7 +287,7 @@ pub enum Opener {
     /// Files on this host.
     Maildir(Maildir),
     /// A server that speaks SMTP or LMTP.
-    Smtp(Setup),
+    Smtp(Box<Setup>),
 }
 
 impl Opener {

@@ -36,6 +36,8 @@ pub(super) struct Opened {
     pub(super) clock: SteadyClock,
     /// Old entries were looked for up to this id.
     pub(super) pruned: String,
+    /// The last id in their order, or one behind it.
+    pub(super) newest: String,
 }
 
 /// What the journal says of an id that it has.
@@ -73,7 +75,12 @@ pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
             Ok((Mark { steady, wall }, row.get(2)?))
         })
         .map_err(sqlite)?;
+    let newest = "SELECT coalesce(max(id), '') FROM taken";
+    let newest = connection
+        .query_row(newest, [], |row| row.get(0))
+        .map_err(sqlite)?;
     Ok(Opened {
+        newest,
         connection,
         clock: SteadyClock::resume(mark, Timestamp::now()),
         pruned,

@@ -7,6 +7,9 @@
 //! Whoever holds a delivery also raises a flag in the file, and lowers it when he lets go. One that is found raised was left by
 //! a process that was killed: how far it came with the delivery, only the target can tell. The flags need not survive a
 //! power failure, for that ends all processes, and a new one knows nothing and looks anyway.
+//!
+//! Behind the flags the file counts how often the journal was opened. A process that has it for itself learns from the
+//! count that it still does, for one read in place of a look-up.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -31,6 +34,10 @@ const OPENING: i64 = 0;
 const FLAGS: u64 = 1 << 20;
 const LOWERED: u8 = 0;
 const RAISED: u8 = 1;
+/// Held, in a way that all can share, while a process has the journal open; no id has it.
+const PRESENT: i64 = i64::MAX - 1;
+/// How often the journal was opened: eight octets.
+const OPENED: u64 = FLAGS;
 /// Another process that opens the journal is done by then.
 const OPENING_PATIENCE: Duration = Duration::from_secs(10);
 const OPENING_PAUSE: Duration = Duration::from_millis(5);
@@ -83,6 +90,32 @@ impl Holds {
         }
     }
 
+    /// Says to all who come later that we are here; whether nobody else is, and how often the journal was opened. While
+    /// that count stays we are alone. Ask only while [`Holds::opening`] is held.
+    pub(super) fn enter(&self) -> io::Result<(bool, u64)> {
+        let is_alone = match self.set(PRESENT, libc::F_WRLCK) {
+            Ok(()) => true,
+            Err(Errno::EAGAIN | Errno::EACCES) => false,
+            Err(error) => return Err(error.into()),
+        };
+        self.set(PRESENT, libc::F_RDLCK)?;
+        let opened = self.opened()?.wrapping_add(1);
+        self.file.write_all_at(&opened.to_le_bytes(), OPENED)?;
+        Ok((is_alone, opened))
+    }
+
+    /// How often the journal was opened.
+    pub(super) fn opened(&self) -> io::Result<u64> {
+        let mut octets = [0; 8];
+        // Behind the end of the file nobody has counted.
+        let count = self.file.read_at(&mut octets, OPENED)?;
+        Ok(if count == octets.len() {
+            u64::from_le_bytes(octets)
+        } else {
+            0
+        })
+    }
+
     fn take_octet(self: &Arc<Self>, octet: i64) -> io::Result<Option<Hold>> {
         let mut held = self.held();
         if held.contains(&octet) {
@@ -94,7 +127,7 @@ impl Holds {
                 drop(held);
                 // Where flags cannot be raised nothing is known of those before us. Whether mail can be taken then, the
                 // journal and the target find out.
-                let before = self.flag(octet, RAISED).inspect_err(|error| {
+                let before = self.raise(octet).inspect_err(|error| {
                     tracing::warn!(%error, "cannot note that a delivery is in hand");
                 });
                 Ok(Some(Hold {
@@ -108,13 +141,17 @@ impl Holds {
         }
     }
 
-    /// Sets the flag, and tells how it was.
-    fn flag(&self, octet: i64, value: u8) -> io::Result<u8> {
-        let (mut before, at) = ([LOWERED], octet.cast_unsigned() % FLAGS);
+    /// Raises the flag, and tells how it was.
+    fn raise(&self, octet: i64) -> io::Result<u8> {
+        let mut before = [LOWERED];
         // Beyond the end of the file nothing was ever raised.
-        let _: usize = self.file.read_at(&mut before, at)?;
-        self.file.write_all_at(&[value], at)?;
+        let _: usize = self.file.read_at(&mut before, place(octet))?;
+        self.file.write_all_at(&[RAISED], place(octet))?;
         Ok(before[0])
+    }
+
+    fn lower(&self, octet: i64) -> io::Result<()> {
+        self.file.write_all_at(&[LOWERED], place(octet))
     }
 
     fn set(&self, octet: i64, kind: libc::c_int) -> nix::Result<()> {
@@ -144,7 +181,7 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         let mut held = self.holds.held();
-        if let Err(error) = self.holds.flag(self.octet, LOWERED) {
+        if let Err(error) = self.holds.lower(self.octet) {
             // Whoever comes next takes it for abandoned, and looks once more than he needs to.
             tracing::warn!(%error, "cannot note that a delivery was let go");
         }
@@ -154,6 +191,11 @@ impl Drop for Hold {
         }
         held.remove(&self.octet);
     }
+}
+
+/// Where the flag is.
+fn place(octet: i64) -> u64 {
+    octet.cast_unsigned() % FLAGS
 }
 
 /// Two ids with one octet only wait for each other. With 62 bits, a collision is no matter of chance; a relay that
@@ -208,6 +250,24 @@ mod tests {
         assert!(take(&later).was_abandoned());
         assert!(!take(&later).was_abandoned());
         std::mem::forget(hold);
+    }
+
+    #[test]
+    fn who_is_alone_knows_it_as_long_as_he_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("locks");
+        let one = Holds::open(&path).unwrap();
+        let (is_alone, opened) = one.enter().unwrap();
+        assert!(is_alone && one.opened().unwrap() == opened);
+        let other = Holds::open(&path).unwrap();
+        let (is_alone, _) = other.enter().unwrap();
+        assert!(!is_alone && one.opened().unwrap() != opened);
+        drop(one);
+        let (is_alone, _) = Holds::open(&path).unwrap().enter().unwrap();
+        assert!(!is_alone);
+        // Who is gone is not there, however he went.
+        drop(other);
+        assert!(Holds::open(&path).unwrap().enter().unwrap().0);
     }
 
     #[test]

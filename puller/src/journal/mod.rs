@@ -59,6 +59,17 @@ struct Shared {
     expected: Expected,
     writer: Writer,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// `None`: others had the journal open when we came.
+    alone: Option<Alone>,
+}
+
+/// What is known without a look as long as nobody else has the journal.
+#[derive(Debug)]
+struct Alone {
+    /// How often it was opened, the last time by us.
+    opened: u64,
+    /// No entry has an id behind this one: ids grow with time, so most that are offered are.
+    newest: Mutex<String>,
 }
 
 /// What is known of a delivery that is offered.
@@ -107,8 +118,12 @@ impl Journal {
             .map_err(|source| OpenError::io(&locks, source))?;
         // SQLite gives the files beside it the same mode.
         make(&database)?;
-        let opened = database::open(&database)?;
+        let mut opened = database::open(&database)?;
+        let alone = holds
+            .enter()
+            .map_err(|source| OpenError::io(&locks, source))?;
         drop(opening);
+        let newest = std::mem::take(&mut opened.newest);
         let (writer, thread) = Writer::start(opened, database.clone())
             .map_err(|source| OpenError::io(&database, source))?;
         let shared = Shared {
@@ -118,6 +133,7 @@ impl Journal {
             expected: Expected::none(),
             writer,
             thread: Mutex::new(Some(thread)),
+            alone: Alone::new(alone, newest),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -144,7 +160,8 @@ impl Journal {
     ///
     /// This does not leave the thread: the look-up reads the few pages where the last commits have been, which are in
     /// memory (4 µs of CPU measured, with any number of entries). To have it done on another thread cost five times
-    /// as much. Ids that do not grow with time cost the relay that invents them a read of the disk each.
+    /// as much. An id behind all that were taken needs none while nobody else has the journal open. Ids that do not grow
+    /// with time cost the relay that invents them a read of the disk each.
     ///
     /// # Errors
     /// When the journal cannot be asked.
@@ -153,7 +170,12 @@ impl Journal {
         let Some(hold) = self.shared.holds.take(id)? else {
             return Ok(Begun::InHand);
         };
-        let taken = match self.shared.find(id)? {
+        let found = if self.shared.is_new(id) {
+            None
+        } else {
+            self.shared.find(id)?
+        };
+        let taken = match found {
             Some(Found::Whole) => return Ok(Begun::Taken),
             Some(Found::Recipients(taken)) => taken,
             None => BTreeSet::new(),
@@ -252,6 +274,9 @@ impl Claim {
             journal,
             hold,
         } = self;
+        if let Some(alone) = &journal.shared.alone {
+            alone.note(&id);
+        }
         let recipients = match taken {
             Taken::Whole => None,
             Taken::Recipients(more) => {
@@ -267,7 +292,37 @@ impl Claim {
     }
 }
 
+impl Alone {
+    fn new((is_alone, opened): (bool, u64), newest: String) -> Option<Self> {
+        is_alone.then_some(Self {
+            opened,
+            newest: Mutex::new(newest),
+        })
+    }
+
+    /// An entry will have this id.
+    fn note(&self, id: &DeliveryId) {
+        let mut newest = lock(&self.newest);
+        if newest.as_str() < id.as_str() {
+            id.as_str().clone_into(&mut newest);
+        }
+    }
+}
+
 impl Shared {
+    /// Whether no entry can have this id, which is held: what others could have added before that, they have not, for
+    /// nobody else was there.
+    fn is_new(&self, id: &DeliveryId) -> bool {
+        self.alone.as_ref().is_some_and(|alone| {
+            let is_behind = lock(&alone.newest).as_str() < id.as_str();
+            is_behind
+                && self
+                    .holds
+                    .opened()
+                    .is_ok_and(|opened| opened == alone.opened)
+        })
+    }
+
     fn find(&self, id: &DeliveryId) -> Result<Option<Found>, JournalError> {
         let idle = lock(&self.readers).pop();
         let connection = match idle {

@@ -57,6 +57,35 @@ async fn what_was_taken_is_known_for_ever_after() {
 
 // covers: R-DUP
 #[tokio::test]
+async fn what_is_new_needs_no_look_until_somebody_else_has_the_journal_too() {
+    let folder = TempDir::new().unwrap();
+    let journal = Journal::open(folder.path()).unwrap();
+    take(&journal, 0..5).await;
+    journal.close();
+    drop(journal);
+    let looked = |journal: &Journal| !lock(&journal.shared.readers).is_empty();
+    let journal = Journal::open(folder.path()).unwrap();
+    drop(claim(&journal, &id(7)));
+    claim(&journal, &id(6)).commit(Taken::Whole).await.unwrap();
+    assert!(!looked(&journal));
+    // In front of what was taken anything may be.
+    drop(claim(&journal, &id(5)));
+    assert!(looked(&journal));
+    assert_eq!(word(&journal, &id(4)), "taken");
+    assert_eq!(word(&journal, &id(6)), "taken");
+    // Whoever comes to it later may take what is new, and be gone again.
+    let other = Journal::open(folder.path()).unwrap();
+    claim(&other, &id(8)).commit(Taken::Whole).await.unwrap();
+    assert_eq!(word(&journal, &id(8)), "taken");
+    claim(&other, &id(9)).commit(Taken::Whole).await.unwrap();
+    other.close();
+    drop(other);
+    assert_eq!(word(&journal, &id(9)), "taken");
+    assert_eq!(word(&journal, &id(10)), "fresh");
+}
+
+// covers: R-DUP
+#[tokio::test]
 async fn a_delivery_taken_in_part_is_not_taken() {
     let folder = TempDir::new().unwrap();
     let journal = Journal::open(folder.path()).unwrap();

@@ -50,16 +50,16 @@ pub(super) struct Done {
 #[derive(Debug)]
 pub(super) enum Way {
     Inside(Handover),
-    Outside(Outside),
+    Outside(Box<Outside>),
 }
 
 /// A lane with a message on it.
 #[derive(Debug)]
 pub(super) struct Ride {
     pub(super) way: Way,
-    pub(super) job: Job,
+    pub(super) job: Box<Job>,
     /// Its envelope goes out behind the message.
-    pub(super) following: Option<Job>,
+    pub(super) following: Option<Box<Job>>,
     pub(super) journal: Journal,
 }
 
@@ -79,7 +79,7 @@ impl Way {
 
 impl Ride {
     /// The message to its end; the way is free for the following one then.
-    pub(super) async fn run(self) -> (Way, Done, Option<Job>) {
+    pub(super) async fn run(self) -> (Way, Box<Done>, Option<Box<Job>>) {
         let Self {
             mut way,
             job,
@@ -88,12 +88,12 @@ impl Ride {
         } = self;
         let (number, octets) = (job.number, job.content.len() as u64);
         let (group, verdicts, ended) = match &mut way {
-            Way::Inside(handover) => inside(handover, job, following.as_ref(), &journal).await,
-            Way::Outside(outside) => outward(outside, job, &journal).await,
+            Way::Inside(handover) => inside(handover, *job, following.as_deref(), &journal).await,
+            Way::Outside(outside) => outward(outside, *job, &journal).await,
         };
         let (verdict, expected) = ended.unzip();
         let is_exhausted = matches!(&way, Way::Inside(handover) if handover.is_exhausted());
-        let done = Done {
+        let done = Box::new(Done {
             number,
             group,
             verdicts,
@@ -101,7 +101,7 @@ impl Ride {
             octets,
             expected,
             is_exhausted,
-        };
+        });
         (way, done, following)
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Lanes {
     seats: Vec<Seat>,
     has_outside: bool,
     running: Vec<Running>,
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<Box<Job>>,
     connections_max: usize,
     is_opening: bool,
     /// Nothing more is begun.
@@ -54,8 +54,8 @@ enum Step {
     Carried {
         seat: usize,
         way: Way,
-        done: Done,
-        following: Option<Job>,
+        done: Box<Done>,
+        following: Option<Box<Job>>,
     },
     Opened(Option<Handover>),
 }
@@ -65,7 +65,7 @@ impl Lanes {
         let (opener, has_outside) = (handover.opener(), outside.is_some());
         let connections_max = opener.connections_max();
         let mut seats = vec![Seat::Idle(Way::Inside(handover))];
-        seats.extend(outside.map(|outside| Seat::Idle(Way::Outside(outside))));
+        seats.extend(outside.map(|outside| Seat::Idle(Way::Outside(Box::new(outside)))));
         Self {
             journal,
             opener,
@@ -87,7 +87,7 @@ impl Lanes {
 
     /// Takes a whole message.
     pub(super) fn add(&mut self, job: Job) {
-        self.waiting.push_back(job);
+        self.waiting.push_back(Box::new(job));
         self.dispatch();
     }
 
@@ -101,7 +101,7 @@ impl Lanes {
     pub(super) fn poll_done(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<(Option<Done>, Option<u64>)> {
+    ) -> Poll<(Option<Box<Done>>, Option<u64>)> {
         for place in 0..self.running.len() {
             if let Poll::Ready(step) = self.running[place].as_mut().poll(context) {
                 drop(self.running.swap_remove(place));
@@ -113,7 +113,7 @@ impl Lanes {
         Poll::Pending
     }
 
-    fn ended(&mut self, step: Step) -> (Option<Done>, Option<u64>) {
+    fn ended(&mut self, step: Step) -> (Option<Box<Done>>, Option<u64>) {
         match step {
             Step::Carried {
                 seat,
@@ -210,7 +210,7 @@ impl Lanes {
     }
 
     /// A message begins on a lane, and with it goes the envelope of another one that may follow there.
-    fn start(&mut self, seat: usize, way: Way, job: Job) {
+    fn start(&mut self, seat: usize, way: Way, job: Box<Job>) {
         let following = self.following(seat, &way, &job);
         self.seats[seat] = Seat::Busy {
             senders: [job.sender, following.as_ref().and_then(|job| job.sender)],
@@ -232,7 +232,7 @@ impl Lanes {
         }));
     }
 
-    fn following(&mut self, seat: usize, way: &Way, job: &Job) -> Option<Job> {
+    fn following(&mut self, seat: usize, way: &Way, job: &Job) -> Option<Box<Job>> {
         let has_idle = self
             .seats
             .iter()

@@ -73,7 +73,7 @@ struct Commit {
 /// Something came to its end.
 pub(super) enum Progressed {
     Carried {
-        done: Option<Done>,
+        done: Option<Box<Done>>,
         dropped: Option<u64>,
     },
     Written(u64, Result<(), JournalError>),
@@ -275,7 +275,7 @@ impl Session<'_> {
         self.stream.answer(&mut self.server);
     }
 
-    fn carried(&mut self, done: Done) {
+    fn carried(&mut self, done: Box<Done>) {
         let Done {
             number,
             group,
@@ -284,7 +284,7 @@ impl Session<'_> {
             octets,
             expected,
             is_exhausted,
-        } = done;
+        } = *done;
         if is_exhausted {
             self.target_lost();
         }

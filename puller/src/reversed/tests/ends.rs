@@ -160,7 +160,7 @@ async fn a_relay_that_falls_silent_is_told_and_left() {
         relay.hello().await;
         relay.send(start).await;
         relay.codes(replies).await;
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let (_, end) = session.await.unwrap();
         assert!(matches!(end, End::Lost(WireError::TimedOut)), "{end}");
         assert_eq!(began.elapsed().as_secs(), waits);

@@ -218,7 +218,7 @@ async fn lock_step_and_side_by_side_take_turns() {
 #[tokio::test]
 async fn a_relay_that_sends_more_than_may_be_under_way_is_not_read() {
     let script = Script::default().hold_once(".", "250 2.0.0 at last");
-    let mut world = World::greeted(script).await;
+    let world = World::greeted(script).await;
     let line = "x".repeat(98) + "\r\n";
     let names_sent: Vec<_> = (0..150).map(|number| format!("a{number}")).collect();
     let sent: String = names_sent
