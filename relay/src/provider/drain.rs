@@ -83,7 +83,11 @@ impl Drain<'_> {
     pub(super) async fn run(self, mut wire: Wire, pull: PullGuard, watch: Option<Watch>) {
         let began = Instant::now();
         wire.hold_at_most(window::REPLY_OCTETS_MAX);
-        let mut dialogue = Dialogue::new(wire, Dialect::Smtp, ClientTimeouts::default());
+        let timeouts = ClientTimeouts {
+            command: self.settings.load().config.odmr.command_timeout,
+            ..ClientTimeouts::default()
+        };
+        let mut dialogue = Dialogue::new(wire, Dialect::Smtp, timeouts);
         let (tally, ended) = self.send_all(&mut dialogue, &pull, watch).await;
         let reason = match &ended {
             Ok(finish) => finish.reason().to_owned(),

@@ -6,6 +6,7 @@ use atrn_tests::inside::{Inside, Offer};
 use atrn_tests::ports::Port;
 use atrn_tests::process::wait_until;
 use atrn_tests::tap::End;
+use atrn_tests::world::ACCOUNT;
 use nix::sys::signal::Signal;
 
 use super::Stage;
@@ -95,6 +96,27 @@ fn a_relay_that_vanishes_is_given_up() {
         heard.count(End::Puller, "ATRN") == 2
     });
     // The relay believes in the session that is gone until its NOOP is overdue, and nothing is lost with it.
+    stage.mail_arrives();
+}
+
+/// The same the other way round: the relay's NOOP has no answer, and the session makes room for the next.
+// covers: R5321-22
+#[test]
+fn a_puller_that_vanishes_is_given_up() {
+    let mut stage = Stage::idle_with(|setup| {
+        setup
+            .relay("odmr.command_timeout", "1s")
+            .puller("relay.wait", "1s")
+    });
+    stage.tap.freeze();
+    stage.world.puller.kill();
+    wait_until("the relay notices", || {
+        stage.world.relay.account_status(ACCOUNT)["waiting"] == 0
+    });
+    assert_eq!(stage.world.relay.account_status(ACCOUNT)["pulls"]["now"], 0);
+    stage.tap.thaw();
+    stage.world.puller.start();
+    stage.wait_until_it_waits();
     stage.mail_arrives();
 }
 
