@@ -78,7 +78,10 @@ fn each_customer_pulls_only_its_own_recipients_of_one_body() {
 #[test]
 fn one_session_brings_mail_in_the_order_of_its_arrival() {
     let inside = Inside::smtp();
-    let world = World::setup().target(&inside.target()).start();
+    let world = World::setup()
+        .target(&inside.target())
+        .puller("relay.sessions", 1)
+        .start();
     let sent: Vec<_> = (0..300).map(message::plain).collect();
     let messages: Vec<_> = sent
         .iter()
