@@ -82,7 +82,8 @@ mod tests {
         let live = Live::new(1);
         let mut early = live.replacements();
         assert!(!is_told(&mut early));
-        live.clone().store(2);
+        let owner = live.clone();
+        owner.store(2);
         let mut late = live.replacements();
         live.store(3);
         for reader in [&mut early, &mut late] {
@@ -90,7 +91,7 @@ mod tests {
             assert_eq!(*live.load(), 3);
             assert!(!is_told(reader));
         }
-        drop(live);
+        drop((live, owner));
         assert!(!is_told(&mut early));
     }
 }

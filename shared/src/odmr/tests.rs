@@ -304,6 +304,17 @@ impl Pair {
         }
     }
 
+    /// Comes up empty where the customer will ask again.
+    fn decide(&self, atrn: &Atrn, again: usize) -> Verdict {
+        assert_eq!(atrn.domains, self.customer.domains);
+        let both = self.customer.wait.zip(self.provider.wait);
+        assert_eq!(atrn.wait, both.map(|(ours, theirs)| ours.min(theirs)));
+        match atrn.wait {
+            Some(_) if again > 0 => Verdict::NoMail,
+            _ => self.verdict,
+        }
+    }
+
     fn run(self) -> Run {
         let implicit = self.provider.tls == provider::TlsMode::Implicit;
         let session = implicit.then(|| self.tls_session());
@@ -327,19 +338,7 @@ impl Pair {
                     continue;
                 }
                 provider::Event::Atrn(atrn) => {
-                    assert_eq!(atrn.domains, self.customer.domains);
-                    let (ours, theirs) = (self.customer.wait, self.provider.wait);
-                    assert_eq!(
-                        atrn.wait,
-                        ours.zip(theirs).map(|(ours, theirs)| ours.min(theirs))
-                    );
-                    // The first comes up empty where the customer asks again.
-                    let comes_later = again > 0 && atrn.wait.is_some();
-                    provider.answer(if comes_later {
-                        Verdict::NoMail
-                    } else {
-                        self.verdict
-                    });
+                    provider.answer(self.decide(&atrn, again));
                     continue;
                 }
                 provider::Event::Turned => turned = true,

@@ -126,14 +126,13 @@ async fn mail_ends_a_wait_whether_it_was_there_or_comes() {
 #[tokio::test]
 async fn time_the_customer_and_a_shutdown_end_a_wait() {
     let world = world();
-    let ends: [(fn() -> Result<(), WireError>, &str); 3] = [
-        (|| Err(WireError::TimedOut), "Wire(Err(TimedOut))"),
-        (|| Err(WireError::Closed), "Wire(Err(Closed))"),
-        (|| Ok(()), "Wire(Ok(()))"),
-    ];
-    for (result, expected) in ends {
+    for (result, expected) in [
+        (Err(WireError::TimedOut), "Wire(Err(TimedOut))"),
+        (Err(WireError::Closed), "Wire(Err(Closed))"),
+        (Ok(()), "Wire(Ok(()))"),
+    ] {
         let mut waiting = Waiting::settled(&world, &[]).await;
-        waiting.wire.take().unwrap().send(result()).unwrap();
+        waiting.wire.take().unwrap().send(result).unwrap();
         assert_eq!(format!("{:?}", waiting.end().await), expected);
     }
     let waiting = Waiting::settled(&world, &[]).await;
