@@ -169,7 +169,11 @@ fn content_arrives_as_it_was_sent() {
     // The corporate server may take BDAT, or not; our keywords do not depend on it.
     for offer in [Offer::default(), Offer::keywords(&["8BITMIME"])] {
         let inside = Inside::offering(offer);
-        let world = World::setup().target(&inside.target()).start();
+        // A backlog would be worth a second session, and order is within one.
+    let world = World::setup()
+        .puller("relay.sessions", "1")
+        .target(&inside.target())
+        .start();
         let mut sender = Sender::connect(world.relay.smtp_address());
         let framings = [Framing::Data, Framing::Bdat(usize::MAX), Framing::Bdat(999)];
         for (_, content) in &contents {
