@@ -93,13 +93,12 @@ impl Store {
     #[must_use]
     pub fn amount(&self, domain: &Domain) -> Found {
         let catalog = self.shared.catalog();
-        let keys = catalog.keys_of([domain]);
         let mut found = Found::default();
-        for (key, state) in keys
-            .iter()
-            .flat_map(|key| State::STORED.map(|state| (*key, state)))
-        {
-            let amount = catalog.amount(key, state);
+        let Some(key) = catalog.keys.get(domain) else {
+            return found;
+        };
+        for state in State::STORED {
+            let amount = catalog.amount(*key, state);
             found.messages += amount.deliveries.max(0).cast_unsigned();
             found.bytes += amount.octets.max(0).cast_unsigned();
         }
