@@ -196,7 +196,7 @@ fn cut_in_the_middle(what: &str, end: impl Fn(&mut Taker, &Offered)) {
     drop(taker);
     world
         .relay
-        .wait_for_queue(&vec!["user@example.org queued 0"; AHEAD - 7]);
+        .wait_for_queue(&["user@example.org queued 0"; AHEAD - 7]);
     let again = Taker::open(&world.relay, &STREAMING).take_the_rest();
     assert_are(&sent[7..], &again);
     let names = |offered: &[Offered]| -> Vec<String> {
@@ -245,7 +245,7 @@ fn lost_answers_are_made_up_for_by_names_in_the_middle_of_others() {
     drop(taker);
     world
         .relay
-        .wait_for_queue(&vec!["user@example.org queued 0"; 10]);
+        .wait_for_queue(&["user@example.org queued 0"; 10]);
     send(&world, &plain(5));
     let mut taker = Taker::open(&world.relay, &STREAMING);
     for message in taker.messages(15) {

@@ -218,7 +218,7 @@ fn settled(model: &Ownership, state: &State, session: usize, number: usize) -> u
         |other: &usize| !matches!(state.transactions[*other].phase, Phase::Idle | Phase::Late);
     let mut window = model.window(session).filter(awaits);
     let taken_for = match model.has(Mutation::SettleNewest) {
-        true => window.last(),
+        true => window.next_back(),
         false => window.next(),
     };
     usize::from(state.transactions[taken_for.unwrap_or(number)].message)
