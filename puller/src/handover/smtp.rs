@@ -39,8 +39,8 @@ pub struct Smtp {
     stage: Stage,
     /// The envelope of the next message is out already: the replies that are due.
     ahead: Option<Due>,
-    /// Said goodbye because there was no mail.
-    is_resting: bool,
+    /// The connection was closed, by us or by the target, while nothing was wrong.
+    was_quiet: bool,
     faults: u32,
 }
 
@@ -66,7 +66,7 @@ impl Smtp {
             offers_dsn: false,
             stage: Stage::Idle,
             ahead: None,
-            is_resting: false,
+            was_quiet: false,
             faults: 0,
         };
         smtp.connected(dialogue, names);
@@ -83,7 +83,7 @@ impl Smtp {
             return;
         }
         if let Some(dialogue) = self.dialogue.take() {
-            self.is_resting = true;
+            self.was_quiet = true;
             dialogue.quit().await;
         }
     }
@@ -118,7 +118,7 @@ impl Smtp {
         self.names = names;
         self.stage = Stage::Idle;
         self.ahead = None;
-        self.is_resting = false;
+        self.was_quiet = false;
     }
 
     pub(super) fn is_exhausted(&self) -> bool {
@@ -144,7 +144,7 @@ impl Smtp {
         {
             self.lose(fault);
             // Gone when we came back to it: if nobody opens now, it was not this connection only.
-            self.is_resting = true;
+            self.was_quiet = true;
             outcome = match self.ready(group).await {
                 Ok(()) => self.ask(group).await,
                 Err(reply) => return Verdicts::all(group, &reply),
@@ -188,7 +188,7 @@ impl Smtp {
             Err(_) => "it took too long".to_owned(),
         };
         // One that worked as long as it was asked and is not there now is not there for the next message either.
-        self.faults = match std::mem::take(&mut self.is_resting) {
+        self.faults = match std::mem::take(&mut self.was_quiet) {
             true => FAULTS_MAX,
             false => self.faults + 1,
         };

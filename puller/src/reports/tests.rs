@@ -71,6 +71,46 @@ fn offer(to: &str, content: &str) -> String {
     format!("MAIL FROM:<>\r\nRCPT TO:<{to}>\r\n{}", chunk(content))
 }
 
+/// In one flight with each other, refusals and a slow smart host among them: answers keep their order, and mail for
+/// inside does not wait outside.
+// covers: R3464-1, R5321-28
+#[tokio::test]
+async fn reports_go_out_beside_other_mail() {
+    let outside = Script::default().hold_once(".", "451 4.3.2 not now");
+    let mut world = World::start(outside, 60).await;
+    let mail = |name: &str| {
+        format!(
+            "MAIL FROM:<{name}@b.example>\r\nRCPT TO:<u@example.org>\r\n{}",
+            chunk("x\r\n")
+        )
+    };
+    let sent = [
+        offer("a@source.example", REPORT),
+        mail("a"),
+        offer("b@source.example", "no report\r\n"),
+        offer("c@source.example", REPORT),
+        offer("u@example.org", "for inside\r\n"),
+        mail("b"),
+    ];
+    world.relay.send(&sent.concat()).await;
+    let inside = world
+        .inside
+        .until("inside", |record| record.messages.len() == 3);
+    inside.await;
+    world.outside.until("held", |record| record.held == 1).await;
+    world.outside.release(1);
+    let ends = ["451 4.3.2", OK, "550 5.7.1", OK, OK, OK];
+    for end in ends {
+        assert_eq!(world.relay.codes(3).await, [SENDER, RECIPIENT, end]);
+    }
+    let (tally, inside, outside) = world.quit().await;
+    assert_eq!((tally.messages, tally.deferred, tally.refused), (4, 1, 1));
+    assert_eq!(inside.record().messages.len(), 3);
+    let outside = outside.record();
+    assert_eq!((outside.sessions, outside.messages.len()), (1, 1));
+    assert!(outside.messages[0].contains("\r\nTo: <c@source.example>\r\n"));
+}
+
 // covers: R3464-1
 #[tokio::test]
 async fn a_report_leaves_by_the_smart_host_in_our_own_words() {
