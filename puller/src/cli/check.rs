@@ -194,28 +194,25 @@ impl Lines<'_> {
                     "domains",
                     format!("{} would be asked for", domains.join(", ")),
                 );
-                self.ok("mode", self.mode(extensions));
+                self.ok("mode", plan(self.relay, extensions.wait));
                 Some(())
             }
             _ => self.failed("auth", &outcome),
         }
     }
+}
 
-    /// What `run` would do with this relay.
-    fn mode(&self, extensions: &Extensions) -> String {
-        let RelayConfig {
-            mode, every, wait, ..
-        } = self.relay;
-        let polled = format!("every {}", age(*every));
-        match (mode, extensions.wait) {
-            (Mode::Poll, _) => format!("poll, {polled}"),
-            (Mode::Instant, None) => {
-                format!("poll, {polled}: the relay cannot wait for mail (no XWAIT)")
-            }
-            (Mode::Instant, Some(offered)) => {
-                let wait = Duration::from_secs(offered).min(*wait);
-                format!("instant, a sign of life every {}", age(wait))
-            }
+/// What `run` would do with a relay that waits so many seconds at most, or not at all.
+fn plan(relay: &RelayConfig, offered_wait: Option<u64>) -> String {
+    let polled = format!("every {}", age(relay.every));
+    match (relay.mode, offered_wait) {
+        (Mode::Poll, _) => format!("poll, {polled}"),
+        (Mode::Instant, None) => {
+            format!("poll, {polled}: the relay cannot wait for mail (no XWAIT)")
+        }
+        (Mode::Instant, Some(offered)) => {
+            let wait = Duration::from_secs(offered).min(relay.wait);
+            format!("instant, a sign of life every {}", age(wait))
         }
     }
 }
@@ -353,4 +350,36 @@ fn table(lines: &[Line]) -> String {
         ]);
     }
     table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::relay::pull;
+    use crate::testing::{Corporate, Script};
+
+    #[tokio::test]
+    async fn what_a_relay_offers_is_what_is_done_with_it() {
+        let corporate = Corporate::start(Script::default()).await;
+        let mut relay = pull("127.0.0.1:366", &corporate, Purpose::DryRun).relay;
+        for (mode, offered, expected) in [
+            (Mode::Instant, Some(600), "instant, a sign of life every 4m"),
+            (Mode::Instant, Some(30), "instant, a sign of life every 30s"),
+            (
+                Mode::Instant,
+                None,
+                "poll, every 5m: the relay cannot wait for mail (no XWAIT)",
+            ),
+            (Mode::Poll, Some(600), "poll, every 5m"),
+            (Mode::Poll, None, "poll, every 5m"),
+        ] {
+            relay.mode = mode;
+            assert_eq!(plan(&relay, offered), expected);
+        }
+        let mut extensions = Extensions::default();
+        extensions.auth.push("PLAIN".to_owned());
+        assert_eq!(offer(&extensions), "ATRN, AUTH PLAIN");
+        extensions.wait = Some(240);
+        assert_eq!(offer(&extensions), "ATRN, AUTH PLAIN, XWAIT 240");
+    }
 }
