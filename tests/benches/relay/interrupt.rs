@@ -9,6 +9,8 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::party::in_memory;
+
 /// What a shell shows for a program that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
@@ -56,6 +58,7 @@ fn clean(folder: &Path) {
             killpg(Pid::from_raw(child), Signal::SIGKILL).ok();
         }
     }
+    fs::remove_dir_all(in_memory(folder)).ok();
     fs::remove_dir_all(folder).ok();
 }
 

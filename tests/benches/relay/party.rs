@@ -16,6 +16,8 @@ use atrn_tests::world::World;
 
 pub(crate) const DOMAIN: &str = "clientdom.example";
 pub(crate) const OTHER_DOMAIN: &str = "otherdom.example";
+/// A file system in memory that every Linux has.
+const MEMORY: &str = "/dev/shm";
 /// Octets of content that one run may send: enough to be seen, and the disk keeps its breath.
 const RUN_OCTETS_MAX: usize = 256 << 20;
 const RUN_MESSAGES_MAX: usize = 60_000;
@@ -44,6 +46,11 @@ impl Plan {
             run_length: Duration::from_millis(if quick { 700 } else { 1_500 }),
             puller_before: None,
         }
+    }
+
+    /// A folder that is in memory, of the same name.
+    pub(crate) fn in_memory(&self) -> PathBuf {
+        in_memory(&self.folder)
     }
 
     /// The long amount, or the short one.
@@ -95,6 +102,11 @@ impl Plan {
     pub(crate) fn sink(&self) -> Result<Sink> {
         Sink::start(&self.folder)
     }
+}
+
+/// The folder in memory that belongs to one on the disk.
+pub(crate) fn in_memory(folder: &Path) -> PathBuf {
+    Path::new(MEMORY).join(folder.file_name().unwrap_or_default())
 }
 
 /// What `smtp-source` is told to send.

@@ -1,6 +1,7 @@
 //! What the puller's journal costs: several sessions with it on the disk, beside the same with it in memory, where a
 //! sync is nothing; and beside a puller of another build, such as one of before the journal.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
@@ -12,21 +13,20 @@ use crate::party::{DOMAIN, Plan};
 
 /// Reversed sessions side by side.
 const SESSIONS: usize = 4;
-/// A file system in memory that every Linux has.
-const MEMORY: &str = "/dev/shm";
 const RATIO_MIN: f64 = 0.9;
 
 pub(super) fn measure(plan: &Plan) -> Result<Measured> {
-    let memory = tempfile::Builder::new()
-        .prefix("atrn-bench-")
-        .tempdir_in(MEMORY)?;
-    let mut rows = vec![beside(plan, "journal in memory", |puller| {
+    let memory = plan.in_memory();
+    fs::create_dir_all(&memory)?;
+    let row = beside(plan, "journal in memory", |puller| {
         several_sessions(puller);
-        let folder = memory.path().display().to_string();
+        let folder = memory.display().to_string();
         puller.configure(|settings| {
             settings.set("data_dir", folder);
         });
-    })?];
+    });
+    fs::remove_dir_all(&memory)?;
+    let mut rows = vec![row?];
     if let Some(program) = &plan.puller_before {
         let before = beside(plan, "puller before", |puller| {
             is_another_build(puller, program);
