@@ -26,6 +26,7 @@ const ACCEPTED: usize = 10_000;
 /// So many times the runs of other rows: a pull, or a command, takes milliseconds, and other work on the machine
 /// comes in bursts.
 const RUNS_FACTOR: usize = 5;
+const ACCEPT_RUNS_FACTOR: usize = 2;
 const RATIO_MAX: f64 = 1.2;
 /// The same, of a rate.
 const ACCEPT_RATIO_MIN: f64 = 0.83;
@@ -43,7 +44,10 @@ pub(super) fn measure(plan: &Plan) -> Result<Measured> {
     };
     let not_slower = Wanted::RatioAtMost(RATIO_MAX);
     let starts = in_turns(plan.runs, [&mut || deep.start(), &mut || shallow.start()])?;
-    let accepts = in_turns(plan.runs, [&mut || deep.accept(), &mut || shallow.accept()])?;
+    let accepts = in_turns(
+        plan.runs * ACCEPT_RUNS_FACTOR,
+        [&mut || deep.accept(), &mut || shallow.accept()],
+    )?;
     let pulls = pulls(plan, &mut deep, &mut shallow)?;
     let [.., (_, each)] = &pulls;
     let charts = vec![chart(depth, &accepts, each)];
