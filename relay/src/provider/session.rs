@@ -330,16 +330,27 @@ mod tests {
     use super::*;
 
     /// The size of the future that a function returns.
-    fn future_size<'a, F: Future + 'a>(
+    fn serve_size<'a, F: Future + 'a>(
         _: impl FnOnce(&'a Provider, TcpStream, SocketAddr, &'a CancellationToken) -> F,
     ) -> usize {
         size_of::<F>()
     }
 
+    fn turn_size<'a, F: Future + 'a>(
+        _: impl FnOnce(Session<'a>, Wire, Grant, &'a CancellationToken) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    /// Of 40 KiB that each of thousands may take in all, with its buffers and TLS.
     #[test]
     fn a_session_that_waits_takes_little_room() {
-        let octets = future_size(serve);
-        assert!(octets <= 4 << 10, "{octets} octets for each connection");
+        let (connection, turn) = (serve_size(serve), turn_size(Session::turn));
+        assert!(
+            connection <= 4 << 10,
+            "{connection} octets for each connection"
+        );
+        assert!(turn <= 12 << 10, "{turn} octets for each reversed session");
     }
 
     // covers: R5321-46
