@@ -4,9 +4,10 @@
 //! waiting, one that an admin gave free, a lease dropped with nothing done. It is told after the commit, and after the
 //! lease is free: who looks then sees it. Nobody asks the database in the meantime.
 //!
-//! News wakes *one* of those who wait for the domain, the one that waits longest: one claim is enough for one message,
-//! and a thousand sessions that wake for it would only stand in each other's way. Who does not wait just now is marked,
-//! and looks once more before it does. Who was woken answers for it until it waits again: when it ends before, somebody
+//! News wakes *one* of those who wait for the domain, the one that came last: one claim is enough for one message, and a
+//! thousand sessions that wake for it would only stand in each other's way. Of those that wait the oldest is the likeliest
+//! to be dead, left behind by a puller that lost its line and came again. Who does not wait just now is marked, and looks
+//! once more before it does. Who was woken answers for it until it waits again: when it ends before, somebody
 //! else is woken.
 
 use std::collections::HashMap;
@@ -151,21 +152,21 @@ impl Board {
         gone.answers_for.and_then(|domain| self.tell(&domain))
     }
 
-    /// Marks who does not wait, and takes the waker of who waits longest.
+    /// Marks who does not wait, and takes the waker of who came last.
     fn tell(&mut self, domain: &Domain) -> Option<Waker> {
         let numbers = self.by_domain.get(domain)?;
-        let mut first: Option<(u64, usize)> = None;
+        let mut last: Option<(u64, usize)> = None;
         for number in numbers {
             let watcher = &mut self.watchers[*number];
             match (&watcher.waker, watcher.turn) {
                 (Some(_), Some(turn)) => {
                     let this = (turn, *number);
-                    first = Some(first.map_or(this, |first| first.min(this)));
+                    last = last.max(Some(this));
                 }
                 _ => watcher.has_news = true,
             }
         }
-        let (_, number) = first?;
+        let (_, number) = last?;
         let watcher = &mut self.watchers[number];
         watcher.has_news = true;
         watcher.answers_for = Some(domain.clone());
