@@ -1,8 +1,8 @@
 //! Pulls held mail from relays (RFC 2645) and hands it on to the corporate mail server.
 //!
 //! [`session`] makes one pull; [`reversed`] is its second half, in lock-step with [`handover`]; [`journal`] knows what is
-//! inside already, and [`reports`] is the one way outside; [`daemon`] pulls on the clock of [`schedule`]; [`cli`] is what
-//! people type.
+//! inside already, and [`reports`] is the one way outside; [`daemon`] keeps a session with each relay, or pulls on the clock of
+//! [`schedule`], and [`flow`] tells it when one more session is worth its while; [`cli`] is what people type.
 
 pub mod cli;
 pub mod config;

@@ -7,9 +7,10 @@ use clap::Args;
 use super::{built, load, stop_on_signals};
 use crate::daemon;
 
-/// Pull from every relay on its schedule, until SIGTERM
+/// Stay connected to every relay, or pull on its schedule, until SIGTERM
 ///
-/// Changed files are taken up at once; SIGHUP does the same. A session under way is not disturbed.
+/// Changed files are taken up at once; SIGHUP does the same. A poll under way is not disturbed; a session in instant mode
+/// ends between two messages, and begins anew.
 #[derive(Args, Debug)]
 pub(super) struct RunCommand {}
 
