@@ -215,12 +215,13 @@ impl ContentReader {
         compared.is_some_and(|(read, expected)| read.clone().finalize() != *expected)
     }
 
-    /// A file is read twice, once to see whether it is whole: inside a transaction it would be too late to say so.
+    /// A file that is larger than a block is read twice, once to see whether it is whole: inside a transaction it would
+    /// be too late to say so.
     pub(super) async fn open(spool: &Spool, stored: Stored) -> Result<Self, StoreError> {
         let Stored { message, size, .. } = stored;
         let path = spool.file(message);
         let opened = spawn_blocking(move || open_whole(&path, stored)).await;
-        let file = match opened {
+        let whole = match opened {
             Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::Damaged(format!("no content file of {message}")));
             }
@@ -233,7 +234,10 @@ impl ContentReader {
             }
             opened => blocking(opened, "open a content file")?,
         };
-        let source = Source::File(read_ahead(file, Vec::new(), size), size);
+        let source = match whole {
+            Whole::Content(content) => Source::Inline(content),
+            Whole::File(file) => Source::File(read_ahead(file, Vec::new(), size), size),
+        };
         Ok(Self {
             size,
             source,
@@ -299,13 +303,31 @@ impl Stored {
     }
 }
 
-fn open_whole(path: &Path, stored: Stored) -> io::Result<File> {
+/// A content file that was found to be what was accepted.
+enum Whole {
+    /// As it was read: no more than a block.
+    Content(Bytes),
+    File(File),
+}
+
+fn open_whole(path: &Path, stored: Stored) -> io::Result<Whole> {
     let mut file = File::open(path)?;
     if file.metadata()?.len() != stored.size {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    if stored.size <= BLOCK_BYTES as u64 {
+        let mut content = Vec::new();
+        file.read_to_end(&mut content)?;
+        return match stored.checksum {
+            Some(checksum) if checksum != crc32fast::hash(&content) => {
+                Err(io::ErrorKind::InvalidData.into())
+            }
+            _ if content.len() as u64 != stored.size => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(Whole::Content(content.into())),
+        };
+    }
     let Some(expected) = stored.checksum else {
-        return Ok(file);
+        return Ok(Whole::File(file));
     };
     let mut checksum = crc32fast::Hasher::new();
     let mut chunk = vec![0; BLOCK_BYTES];
@@ -319,7 +341,7 @@ fn open_whole(path: &Path, stored: Stored) -> io::Result<File> {
         return Err(io::ErrorKind::InvalidData.into());
     }
     file.rewind()?;
-    Ok(file)
+    Ok(Whole::File(file))
 }
 
 fn read_ahead(

@@ -450,8 +450,8 @@ async fn a_session_that_waits_sends_what_comes() {
     let mut puller = Played::turn(&world, ALL, LONG).await;
     puller.hears("MAIL RCPT:1 BDAT:1").await;
     puller.says("250 250 250").await;
-    until_it_waits(&world).await;
     for number in 2..=4 {
+        until_it_waits(&world).await;
         send(&world, number..=number).await;
         puller
             .hears(&format!("MAIL RCPT:{number} BDAT:{number}"))
@@ -459,6 +459,7 @@ async fn a_session_that_waits_sends_what_comes() {
         puller.says("250 250 250").await;
     }
     // Whatever a refusal left is cleared before the long silence.
+    until_it_waits(&world).await;
     send(&world, 5..=5).await;
     puller.hears("MAIL RCPT:5 BDAT:5").await;
     puller.says("250 450 503").await;
