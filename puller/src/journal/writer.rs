@@ -35,7 +35,7 @@ const CHECKPOINT_EVERY: u32 = 256;
 /// The way to the writer.
 #[derive(Debug)]
 pub(super) struct Writer {
-    /// Without a bound of its own: a session has one request at a time, and an entry must never be turned away.
+    /// Without a bound of its own: a session bounds what it has under way, and an entry must never be turned away.
     requests: mpsc::UnboundedSender<Request>,
     /// The last commit failed.
     trouble: Arc<AtomicBool>,

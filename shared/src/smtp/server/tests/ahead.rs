@@ -86,10 +86,10 @@ struct Outcome {
 }
 
 /// A driver that answers when it likes.
-struct Late {
+struct Late<'d> {
     server: Server,
     input: Input,
-    decisions: std::iter::Cycle<std::vec::IntoIter<bool>>,
+    decisions: std::iter::Cycle<std::iter::Copied<std::slice::Iter<'d, bool>>>,
     /// Questions that were asked, as the one at their end would answer them.
     open: VecDeque<Question>,
     content: String,
@@ -103,15 +103,15 @@ enum Question {
     End(String),
 }
 
-impl Late {
+impl<'d> Late<'d> {
     /// `decisions`: whether to answer, and whether to read ahead, in turn; none: always at once, never ahead.
-    fn run(dialogue: &str, pieces: usize, decisions: &[bool]) -> Outcome {
+    fn run(dialogue: &str, pieces: usize, decisions: &'d [bool]) -> Outcome {
         let may_be_late = !decisions.is_empty();
         let (server, input) = greeted();
         let mut driver = Self {
             server,
             input,
-            decisions: decisions.to_vec().into_iter().cycle(),
+            decisions: decisions.iter().copied().cycle(),
             open: VecDeque::new(),
             content: String::new(),
             outcome: Outcome::default(),
