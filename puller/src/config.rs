@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use atrn_shared::config::{self, Address, ConfigErrors, Loaded, Place, Problem};
 use atrn_shared::log::LogConfig;
-use atrn_shared::sasl::Mechanism;
+use atrn_shared::sasl::{Mechanism, RememberedKeys};
 use atrn_shared::secret::Secret;
 use atrn_shared::smtp::address::Domain;
 use atrn_shared::tls::{Alpn, ClientTls, Identity, Trust};
@@ -216,6 +216,8 @@ impl std::fmt::Display for Target {
 pub struct Credentials {
     /// The account's secret.
     pub secret: Option<Secret>,
+    /// What the relay's salt made of it: an empty poll then takes less than half of the time.
+    pub remembered: RememberedKeys,
     /// The certificate of EXTERNAL.
     pub identity: Option<Identity>,
     /// TLS towards the relay; `None` where it is off.
@@ -355,6 +357,7 @@ impl RelayConfig {
         if problems.is_empty() {
             Ok(Credentials {
                 secret,
+                remembered: RememberedKeys::default(),
                 identity,
                 tls,
             })

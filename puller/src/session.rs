@@ -241,6 +241,7 @@ impl Pull {
                 credentials: ClientCredentials {
                     user: self.relay.account.clone(),
                     secret: self.credentials.secret.clone().map(Into::into),
+                    remembered: self.credentials.remembered.clone(),
                     certificate: self.credentials.identity.is_some(),
                 },
                 weakest: self.relay.weakest_mechanism,

@@ -186,7 +186,7 @@ async fn log_in(setup: &Setup, dialogue: &mut Dialogue) -> Result<(), ConnectErr
         credentials: ClientCredentials {
             user: login.username.clone(),
             secret: setup.password.clone().map(Into::into),
-            certificate: false,
+            remembered: Default::default(),            certificate: false,
         },
         weakest: Mechanism::Plain,
     };

@@ -28,6 +28,7 @@ pub(crate) fn pull(address: &str, corporate: &Corporate, purpose: Purpose) -> Pu
         relay,
         credentials: Credentials {
             secret: Some(Secret::new("tanstaaf".to_owned())),
+            remembered: Default::default(),
             identity: None,
             tls: None,
         },

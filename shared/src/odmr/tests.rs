@@ -216,7 +216,7 @@ impl Pair {
         let credentials = ClientCredentials {
             user: "corp".into(),
             secret: Some("pencil".into()),
-            certificate: false,
+            remembered: Default::default(),            certificate: false,
         };
         Self {
             provider: provider::Config {

@@ -4,7 +4,7 @@ use secrecy::SecretString;
 
 use super::{
     ChannelBinding, Mechanism, Nonce, Unpreparable, base64, cram_md5, plain,
-    scram::{self, Binding},
+    scram::{self, Binding, RememberedKeys},
 };
 
 /// Who we are, and how far we go to prove it.
@@ -23,6 +23,8 @@ pub struct ClientCredentials {
     pub user: String,
     /// Its secret.
     pub secret: Option<SecretString>,
+    /// What SCRAM made of that secret before.
+    pub remembered: RememberedKeys,
     /// Whether the TLS session was made with our certificate.
     pub certificate: bool,
 }
@@ -149,7 +151,7 @@ impl Client {
             Mechanism::ScramSha256Plus | Mechanism::ScramSha256 => {
                 let (exchange, initial) = scram::Client::new(
                     user,
-                    &secret,
+                    (&secret, &credentials.remembered),
                     base64::encode_unpadded(&context.nonce),
                     &binding(mechanism, context),
                 )?;

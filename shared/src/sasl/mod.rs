@@ -18,7 +18,7 @@ use aws_lc_rs::constant_time;
 use zeroize::Zeroizing;
 
 pub use client::{Client, ClientContext, ClientCredentials, ClientError, ClientSettings};
-pub use scram::{InvalidVerifier, ScramVerifier};
+pub use scram::{InvalidVerifier, RememberedKeys, ScramVerifier};
 pub use server::{
     Credentials, DecoyKey, Failure, Fresh, Server, ServerContext, ServerStep, Unavailable,
 };

@@ -93,6 +93,7 @@ fn settings(user: &str, secret: &str) -> ClientSettings {
     let credentials = ClientCredentials {
         user: user.into(),
         secret: Some(secret.into()),
+        remembered: Default::default(),
         certificate: true,
     };
     ClientSettings {

@@ -16,7 +16,7 @@ fn config(tls: TlsMode) -> Config {
     let credentials = ClientCredentials {
         user: "corp".into(),
         secret: Some("pencil".into()),
-        certificate: false,
+        remembered: Default::default(),        certificate: false,
     };
     Config {
         hostname: "puller.example".into(),

@@ -5,7 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{
     ITERATIONS_MAX, ITERATIONS_MIN, Key, exclusive_or, hashed, keyed,
     message::{self, ServerFirst, escape},
-    verifier::Keys,
+    remembered::RememberedKeys,
 };
 use crate::sasl::{
     ChannelBinding, ClientError, Unpreparable, base64, equal_in_constant_time, prepare,
@@ -26,6 +26,7 @@ pub(in crate::sasl) enum Binding {
 #[derive(Debug)]
 pub(in crate::sasl) struct Client {
     secret: SecretString,
+    remembered: RememberedKeys,
     nonce: String,
     /// GS2 header and channel binding data.
     binding: Vec<u8>,
@@ -49,7 +50,7 @@ impl Client {
     /// An exchange, and the initial response.
     pub(in crate::sasl) fn new(
         user: &str,
-        secret: &SecretString,
+        (secret, remembered): (&SecretString, &RememberedKeys),
         nonce: String,
         binding: &Binding,
     ) -> Result<(Self, Vec<u8>), Unpreparable> {
@@ -65,6 +66,7 @@ impl Client {
         Ok((
             Self {
                 secret,
+                remembered: remembered.clone(),
                 nonce,
                 binding,
                 bare,
@@ -74,7 +76,7 @@ impl Client {
         ))
     }
 
-    /// Takes a challenge, gives the response. Runs PBKDF2 for the first one.
+    /// Takes a challenge, gives the response. Runs PBKDF2 for the first one, where the keys are not known yet.
     pub(in crate::sasl) fn step(&mut self, challenge: &[u8]) -> Result<Vec<u8>, ClientError> {
         match std::mem::replace(&mut self.state, State::Failed) {
             State::First => self.prove(challenge),
@@ -107,7 +109,8 @@ impl Client {
             .iterations
             .filter(|number| (ITERATIONS_MIN..=ITERATIONS_MAX).contains(number));
         let iterations = iterations.ok_or(ClientError::Iterations)?;
-        let keys = Keys::derive(self.secret.expose_secret(), &server_first.salt, iterations);
+        let secret = self.secret.expose_secret();
+        let keys = self.remembered.keys(secret, &server_first.salt, iterations);
         let without_proof = format!(
             "c={},r={}",
             base64::encode(&self.binding),

@@ -2,12 +2,14 @@
 
 mod client;
 mod message;
+mod remembered;
 mod server;
 mod verifier;
 
 use aws_lc_rs::{digest, hmac};
 
 pub(super) use client::{Binding, Client};
+pub use remembered::RememberedKeys;
 pub(super) use server::{Channel, Server};
 pub(super) use verifier::SALT_OCTETS;
 pub use verifier::{InvalidVerifier, ScramVerifier};

@@ -70,7 +70,7 @@ fn server() -> Server {
 fn client() -> (Client, Vec<u8>) {
     Client::new(
         "user",
-        &"pencil".into(),
+        (&"pencil".into(), &RememberedKeys::default()),
         CLIENT_NONCE.into(),
         &Binding::Unsupported,
     )
@@ -467,7 +467,7 @@ fn against_their_server(user: &str, secret: &str) -> (Option<String>, bool) {
         .unwrap();
     let (mut ours, mut message) = Client::new(
         user,
-        &secret.into(),
+        (&secret.into(), &RememberedKeys::default()),
         CLIENT_NONCE.into(),
         &Binding::Unsupported,
     )

@@ -170,6 +170,7 @@ impl FromStr for ScramVerifier {
 }
 
 /// What a secret is turned into (RFC 5802 §3).
+#[derive(Clone)]
 pub(super) struct Keys {
     pub(super) client_key: Zeroizing<Key>,
     pub(super) server_key: Zeroizing<Key>,

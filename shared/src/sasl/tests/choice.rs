@@ -39,6 +39,7 @@ fn the_client_takes_the_strongest_that_is_offered_possible_and_allowed() {
         let credentials = ClientCredentials {
             user: "corp".into(),
             secret: has("secret").then(|| "pencil".into()),
+            remembered: Default::default(),
             certificate: has("certificate"),
         };
         let settings = ClientSettings {
