@@ -306,6 +306,87 @@ async fn a_goodbye_behind_a_verdict_takes_nothing_back() {
     }
 }
 
+// covers: R2920-2, R3030-1
+#[tokio::test]
+async fn flights_follow_each_other_and_are_answered_in_order() {
+    const FLIGHT: &str = "MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nBDAT 3 LAST\r\nx\r\n";
+    let (mut dialogue, server) = greeted(&[
+        ("", "220 s\r\n"),
+        (
+            "EHLO c.example\r\n",
+            "250-s\r\n250-PIPELINING\r\n250 CHUNKING\r\n",
+        ),
+        (FLIGHT, ""),
+        ("RSET\r\n", ""),
+        (FLIGHT, ""),
+        (
+            "RSET\r\n",
+            "250 ok\r\n550 no\r\n503 nobody\r\n250 reset\r\n250 ok\r\n250 ok\r\n250 taken\r\n",
+        ),
+        (FLIGHT, "250 reset\r\n421 going\r\n"),
+    ])
+    .await;
+    let envelope = envelope(&["c@d.example"]);
+    let part = Part {
+        data: false,
+        ..envelope.part()
+    };
+    let mut due = Vec::new();
+    for _ in 0..3 {
+        if !due.is_empty() {
+            dialogue.begin_reset();
+        }
+        due.push(dialogue.begin_flight(&part, 3));
+        dialogue.content(b"x\r\n").await.unwrap();
+    }
+    assert!(!dialogue.has_heard());
+    let mut verdicts = Vec::new();
+    for due in due {
+        verdicts.push(dialogue.flight_verdict(due).await);
+    }
+    let (refused, replies) = verdicts.remove(0).unwrap();
+    assert_eq!((refused.accepted(), replies[0].code()), (0, 503));
+    let (taken, replies) = verdicts.remove(0).unwrap();
+    assert_eq!((taken.accepted(), replies[0].code()), (1, 250));
+    let fault = verdicts.remove(0).unwrap_err();
+    assert!(matches!(fault, LinkFault::Unavailable(reply) if reply.code() == 421));
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_begun_goes_out_while_other_work_takes_its_time() {
+    let (mut dialogue, server) = greeted(&[
+        ("", "220 s\r\n"),
+        ("EHLO c.example\r\n", "250 s\r\n"),
+        ("RSET\r\n", ""),
+    ])
+    .await;
+    dialogue.begin_reset();
+    assert_eq!(dialogue.meanwhile(async { 1 }).await.unwrap(), 1);
+    assert!(!dialogue.client().output.is_empty(), "it took no time");
+    // The script ends once it has heard the command.
+    dialogue.meanwhile(server).await.unwrap().unwrap();
+    assert!(dialogue.client().output.is_empty());
+}
+
+// covers: R5321-25
+#[tokio::test]
+async fn nothing_may_come_while_nothing_is_due() {
+    for (words, is_goodbye) in [("421 going\r\n", true), ("250 what\r\n", false)] {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"220 s\r\n").await.unwrap();
+        let mut dialogue =
+            Dialogue::new(Wire::unix(ours), Dialect::Smtp, ClientTimeouts::default());
+        dialogue.greeting().await.unwrap();
+        dialogue.rest(Duration::from_millis(1)).await.unwrap();
+        assert!(!dialogue.wire.input.holds_memory());
+        theirs.write_all(words.as_bytes()).await.unwrap();
+        let fault = dialogue.rest(Duration::from_secs(60)).await.unwrap_err();
+        let is_unavailable = matches!(fault, LinkFault::Unavailable(_));
+        assert_eq!(is_unavailable, is_goodbye, "{fault}");
+    }
+}
+
 // covers: R5321-40, R5321-41, R5321-42, R5321-43, R5321-44, R5321-45
 #[tokio::test(start_paused = true)]
 async fn each_wait_has_the_deadline_of_the_standard() {
