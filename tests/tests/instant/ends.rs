@@ -120,6 +120,25 @@ fn a_puller_that_vanishes_is_given_up() {
     stage.mail_arrives();
 }
 
+/// A line that died without a word, and the puller that is back before the relay knows: mail does not wait for the dead.
+// covers: R2645-12
+#[test]
+fn a_dead_session_does_not_keep_mail_from_the_one_that_is_back() {
+    for stage in [Stage::waiting(), Stage::idle()] {
+        let mut stage = stage;
+        stage.tap.freeze();
+        stage.world.puller.kill();
+        stage.tap.thaw();
+        stage.world.puller.start();
+        wait_until("both seem to wait", || {
+            stage.world.relay.account_status(ACCOUNT)["waiting"] == 2
+        });
+        for _ in 0..3 {
+            stage.mail_arrives();
+        }
+    }
+}
+
 /// Who does not greet has no mail asked for: it would only come back deferred.
 // covers: OWN-7, R5321-27
 #[test]
