@@ -116,12 +116,14 @@ impl Journal {
         let opening = holds
             .opening()
             .map_err(|source| OpenError::io(&locks, source))?;
-        // SQLite gives the files beside it the same mode.
-        make(&database)?;
-        let mut opened = database::open(&database)?;
+        // Before the database is read: of those who are gone by now we find all that they wrote, and who is there still may
+        // write behind our back, and so we are not alone.
         let alone = holds
             .enter()
             .map_err(|source| OpenError::io(&locks, source))?;
+        // SQLite gives the files beside it the same mode.
+        make(&database)?;
+        let mut opened = database::open(&database)?;
         drop(opening);
         let newest = std::mem::take(&mut opened.newest);
         let (writer, thread) = Writer::start(opened, database.clone())

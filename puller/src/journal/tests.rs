@@ -84,6 +84,34 @@ async fn what_is_new_needs_no_look_until_somebody_else_has_the_journal_too() {
     assert_eq!(word(&journal, &id(10)), "fresh");
 }
 
+/// Another process is there while we open the journal, writes an entry, and is gone before we have it open.
+// covers: R-DUP
+#[test]
+fn what_was_written_while_the_journal_was_opened_is_known() {
+    let folder = TempDir::new().unwrap();
+    let other = Journal::open(folder.path()).unwrap();
+    let opened = other.shared.holds.opened().unwrap();
+    let rival = Connection::open(folder.path().join(DATABASE)).unwrap();
+    rival.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let path = folder.path().to_owned();
+    // The database is not to be had meanwhile.
+    let opening = std::thread::spawn(move || Journal::open(&path));
+    let looked_around = || other.shared.holds.opened().unwrap() != opened;
+    while !looked_around() && !opening.is_finished() {
+        std::thread::yield_now();
+    }
+    assert!(looked_around(), "{:?}", opening.join());
+    let add = "INSERT INTO taken (id, at, recipients) VALUES (?1, 0, NULL)";
+    rival.execute(add, [id(1).as_str()]).unwrap();
+    rival.execute_batch("COMMIT").unwrap();
+    other.close();
+    drop(other);
+    let journal = opening.join().unwrap().unwrap();
+    assert_eq!(word(&journal, &id(1)), "taken");
+    // As long as anybody was there nothing is known without a look.
+    assert!(journal.shared.alone.is_none());
+}
+
 // covers: R-DUP
 #[tokio::test]
 async fn a_delivery_taken_in_part_is_not_taken() {
