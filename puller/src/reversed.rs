@@ -258,11 +258,14 @@ impl<'t> Session<'t> {
         let (wait, began) = (self.wait()?, Instant::now());
         let in_step = self.server.in_transaction() && matches!(self.open.stage, Stage::InStep);
         let rest_at = self.rest_at.filter(|_| is_idle);
+        let is_busy = self.stream.is_busy();
         tokio::select! {
             biased;
-            progressed = self.stream.progress(), if self.stream.is_busy() => {
+            progressed = self.stream.progress(), if is_busy || self.stream.lanes.is_opening() => {
                 self.progressed(progressed);
-                self.heard_at = Instant::now();
+                if is_busy {
+                    self.heard_at = Instant::now();
+                }
             }
             outcome = self.wire.exchange(&mut self.server.output, wait) => self.heard(outcome)?,
             () = self.terms.stop.cancelled(), if !in_step => self.stop(),

@@ -8,9 +8,10 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use atrn_shared::log::peer;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use super::lane::{Done, Job, Ride, Way};
@@ -20,6 +21,8 @@ use crate::reports::{Draft, Outside};
 
 /// So many messages wait in vain before another connection is opened.
 const WAITING_FOR_ANOTHER: usize = 2;
+/// A target that took no further connection is not asked for one again before that.
+const ANOTHER_PAUSE: Duration = Duration::from_secs(60);
 
 /// All lanes of a session.
 pub(super) struct Lanes {
@@ -29,9 +32,12 @@ pub(super) struct Lanes {
     seats: Vec<Seat>,
     has_outside: bool,
     running: Vec<Running>,
+    /// A further connection.
+    opening: Option<Opening>,
     waiting: VecDeque<Box<Job>>,
     connections_max: usize,
-    is_opening: bool,
+    /// Until then the target takes no further connection.
+    none_before: Option<Instant>,
     /// Nothing more is begun.
     is_ending: bool,
 }
@@ -47,17 +53,15 @@ enum Seat {
     Closed,
 }
 
-type Running = Pin<Box<dyn Future<Output = Step> + Send>>;
+type Running = Pin<Box<dyn Future<Output = Carried> + Send>>;
+type Opening = Pin<Box<dyn Future<Output = Option<Handover>> + Send>>;
 
-/// Something on a lane came to its end.
-enum Step {
-    Carried {
-        seat: usize,
-        way: Way,
-        done: Box<Done>,
-        following: Option<Box<Job>>,
-    },
-    Opened(Option<Handover>),
+/// The message on a lane came to its end.
+struct Carried {
+    seat: usize,
+    way: Way,
+    done: Box<Done>,
+    following: Option<Box<Job>>,
 }
 
 impl Lanes {
@@ -72,9 +76,10 @@ impl Lanes {
             seats,
             has_outside,
             running: Vec::new(),
+            opening: None,
             waiting: VecDeque::new(),
             connections_max,
-            is_opening: false,
+            none_before: None,
             is_ending: false,
         }
     }
@@ -83,6 +88,11 @@ impl Lanes {
     pub(super) fn is_busy(&self) -> bool {
         let mut seats = self.seats.iter();
         seats.any(|seat| matches!(seat, Seat::Busy { .. }))
+    }
+
+    /// Whether a further connection is about to be there. It greets also while there is no mail, or the target waits in vain.
+    pub(super) fn is_opening(&self) -> bool {
+        self.opening.is_some()
     }
 
     /// Takes a whole message.
@@ -103,51 +113,55 @@ impl Lanes {
         context: &mut Context<'_>,
     ) -> Poll<(Option<Box<Done>>, Option<u64>)> {
         for place in 0..self.running.len() {
-            if let Poll::Ready(step) = self.running[place].as_mut().poll(context) {
+            if let Poll::Ready(carried) = self.running[place].as_mut().poll(context) {
                 drop(self.running.swap_remove(place));
-                let ended = self.ended(step);
+                let ended = self.ended(carried);
                 self.dispatch();
                 return Poll::Ready(ended);
             }
         }
+        if let Some(opening) = &mut self.opening
+            && let Poll::Ready(handover) = opening.as_mut().poll(context)
+        {
+            self.opening = None;
+            self.opened(handover);
+            self.dispatch();
+            return Poll::Ready((None, None));
+        }
         Poll::Pending
     }
 
-    fn ended(&mut self, step: Step) -> (Option<Box<Done>>, Option<u64>) {
-        match step {
-            Step::Carried {
-                seat,
-                way,
-                done,
-                following,
-            } => {
-                self.is_ending |= done.is_exhausted;
-                let dropped = match following {
-                    // Its envelope is out and its content is not. Where the connection ends now, nothing was handed over.
-                    Some(job) if self.is_ending => {
-                        self.seats[seat] = Seat::Closed;
-                        Some(job.number)
-                    }
-                    Some(job) => {
-                        self.start(seat, way, job);
-                        None
-                    }
-                    None => {
-                        self.seats[seat] = Seat::Idle(way);
-                        None
-                    }
-                };
-                (Some(done), dropped)
+    fn ended(&mut self, carried: Carried) -> (Option<Box<Done>>, Option<u64>) {
+        let Carried {
+            seat,
+            way,
+            done,
+            following,
+        } = carried;
+        self.is_ending |= done.is_exhausted;
+        let dropped = match following {
+            // Its envelope is out and its content is not. Where the connection ends now, nothing was handed over.
+            Some(job) if self.is_ending => {
+                self.seats[seat] = Seat::Closed;
+                Some(job.number)
             }
-            Step::Opened(handover) => {
-                self.is_opening = false;
-                match handover {
-                    Some(handover) => self.seats.push(Seat::Idle(Way::Inside(handover))),
-                    // It takes no more than it took.
-                    None => self.connections_max = self.connections(),
-                }
-                (None, None)
+            Some(job) => {
+                self.start(seat, way, job);
+                None
             }
+            None => {
+                self.seats[seat] = Seat::Idle(way);
+                None
+            }
+        };
+        (Some(done), dropped)
+    }
+
+    fn opened(&mut self, handover: Option<Handover>) {
+        match handover {
+            Some(handover) => self.seats.push(Seat::Idle(Way::Inside(handover))),
+            // It takes no more than it took, for now.
+            None => self.none_before = Some(Instant::now() + ANOTHER_PAUSE),
         }
     }
 
@@ -223,7 +237,7 @@ impl Lanes {
         };
         self.running.push(Box::pin(async move {
             let (way, done, following) = ride.run().await;
-            Step::Carried {
+            Carried {
                 seat,
                 way,
                 done,
@@ -250,7 +264,7 @@ impl Lanes {
     }
 
     fn open_another(&mut self) {
-        if self.is_opening || self.connections() >= self.connections_max {
+        if self.opening.is_some() || self.connections() >= self.connections_max {
             return;
         }
         let in_vain = (0..self.waiting.len()).filter(|place| {
@@ -261,16 +275,18 @@ impl Lanes {
         if in_vain.take(WAITING_FOR_ANOTHER).count() < WAITING_FOR_ANOTHER {
             return;
         }
-        self.is_opening = true;
+        if self.none_before.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
         let opening = self.opener.open();
-        self.running.push(Box::pin(async {
+        self.opening = Some(Box::pin(async {
             let reason = match timeout(RECONNECT_TIMEOUT, opening).await {
-                Ok(Ok(handover)) => return Step::Opened(Some(handover)),
+                Ok(Ok(handover)) => return Some(handover),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "it took too long".to_owned(),
             };
             info!(reason = %peer(&reason), "the hand-over target takes no further connection");
-            Step::Opened(None)
+            None
         }));
     }
 
@@ -298,6 +314,7 @@ impl Lanes {
 
     /// There is no mail: connections are closed, and opened again when some comes.
     pub(super) async fn rest(&mut self) {
+        self.opening = None;
         let further = 1 + usize::from(self.has_outside);
         for seat in self.seats.split_off(further.min(self.seats.len())) {
             seat.quit().await;

@@ -387,6 +387,104 @@ async fn connections_rest_while_there_is_no_mail() {
     assert_eq!(world.corporate.record().sessions, 2);
 }
 
+/// Messages of several senders, without names.
+fn from(senders: &str) -> String {
+    let senders = senders.chars();
+    senders
+        .map(|sender| {
+            let envelope = ENVELOPE.replace("<a@", &format!("<{sender}@"));
+            envelope + &chunk("x\r\n")
+        })
+        .collect()
+}
+
+/// One message is held at the target, so that mail behind it wants another connection.
+async fn crowded(world: &mut World, held: usize) {
+    world
+        .corporate
+        .change(|script| *script = std::mem::take(script).hold_once(".", "250 2.0.0 at last"));
+    world.relay.send(&from("a")).await;
+    world
+        .corporate
+        .until("held", |record| record.held == held)
+        .await;
+    world.relay.send(&from("bc")).await;
+}
+
+/// Two are held back: the last word on a message, and the greeting of a further connection.
+async fn opening() -> World {
+    let mut world = World::greeted(Script::default()).await;
+    world.corporate.change(|script| {
+        *script = std::mem::take(script).hold_once("GREETING", "220 at last");
+    });
+    crowded(&mut world, 1).await;
+    world
+        .corporate
+        .until("opening", |record| record.held == 2)
+        .await;
+    world.corporate.release(1);
+    assert_eq!(world.relay.codes(9).await, whole(3));
+    world
+}
+
+#[tokio::test]
+async fn a_further_connection_greets_though_there_is_no_mail_left_for_it() {
+    let world = opening().await;
+    world.corporate.release(1);
+    let hellos = |record: &crate::testing::Record| {
+        let commands = record.commands.iter();
+        commands.filter(|line| line.starts_with("EHLO")).count()
+    };
+    world
+        .corporate
+        .until("greeted", |record| hellos(record) == 2)
+        .await;
+    world.quit().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_further_connection_is_given_up_while_there_is_no_mail() {
+    let world = opening().await;
+    tokio::time::sleep(REST_AFTER).await;
+    world
+        .corporate
+        .until("left", |record| record.ended == 1)
+        .await;
+    world.corporate.release(1);
+    let record = world
+        .corporate
+        .until("given up", |record| record.ended == 2)
+        .await;
+    assert_eq!(record.commands.last().unwrap(), "QUIT");
+}
+
+/// A target that takes no further connection now may do so later.
+#[tokio::test(start_paused = true)]
+async fn a_further_connection_that_was_refused_is_tried_again_after_a_while() {
+    let mut world = World::greeted(Script::default()).await;
+    world.corporate.change(|script| {
+        *script = std::mem::take(script).once("GREETING", "421 4.7.0 too many");
+    });
+    for (round, pause, connections) in [(1, 0, 2), (2, 0, 2), (3, 60, 3)] {
+        tokio::time::advance(Duration::from_secs(pause)).await;
+        crowded(&mut world, round).await;
+        world
+            .corporate
+            .until("tried", |record| record.sessions == connections)
+            .await;
+        if round == 1 {
+            // The refusal has arrived.
+            world
+                .corporate
+                .until("turned away", |record| record.ended == 1)
+                .await;
+        }
+        world.corporate.release(1);
+        assert_eq!(world.relay.codes(9).await, whole(3), "round {round}");
+        assert_eq!(world.corporate.record().sessions, connections);
+    }
+}
+
 /// The first message after a silence finds nobody: that is known at once, and mail waits until the target greets again.
 // covers: R5321-27, OWN-7a
 #[tokio::test]
