@@ -37,6 +37,10 @@ impl Session<'_> {
             self.open.group.content = None;
         }
         self.open.stage = Stage::InStep;
+        if matches!(self.open.asked.first(), Some(Asked::Known(_))) {
+            // There is no transaction, so nothing of it is for the target; the machine knows what follows.
+            self.open.group.clear();
+        }
         let verdicts = self.ask().await;
         let wants_content = verdicts
             .content

@@ -146,6 +146,46 @@ async fn who_did_not_take_it_is_asked_again_and_who_did_is_not() {
     assert_eq!((count("<u@"), count("<later@"), count("<no@")), (1, 2, 3));
 }
 
+/// Its answer waits for those before it, and its recipients are nobody's business inside meanwhile.
+// covers: R-DUP, R5321-28
+#[tokio::test]
+async fn the_target_hears_nothing_of_a_known_delivery_behind_mail_under_way() {
+    let mut world = World::greeted(Script::default()).await;
+    let message = format!("{NAMED}{}", chunk("x\r\n"));
+    let taken = [TAKEN[0], TAKEN[1], "250 2.0.0"];
+    world.relay.expect(&message, &taken).await;
+    let other = |count: u32| message.replace("1M7.1.X", &format!("1M7.2{count}.X"));
+    for (count, rest, answers) in [
+        (1, "", &BEFORE[..2]),
+        (2, "DATA\r\n", &BEFORE),
+        (
+            3,
+            "BDAT 2\r\nx\rBDAT 1 LAST\r\n\n",
+            &[BEFORE[0], BEFORE[1], BEFORE[1], BEFORE[1]],
+        ),
+    ] {
+        world
+            .corporate
+            .change(|script| *script = std::mem::take(script).hold_once(".", "250 2.0.0 at last"));
+        world
+            .relay
+            .send(&format!("{}{NAMED}{rest}", other(count)))
+            .await;
+        world
+            .corporate
+            .until("held", |record| record.held == count as usize)
+            .await;
+        world.corporate.release(1);
+        let expected = [&taken[..], answers].concat();
+        assert_eq!(world.relay.codes(expected.len()).await, expected, "{rest}");
+        world.relay.expect("RSET\r\n", &["250 2.0.0"]).await;
+        let asked = recipients(&world.corporate).len();
+        assert_eq!(asked, 1 + count as usize, "{rest}");
+    }
+    let (tally, _) = world.quit().await;
+    assert_eq!((tally.messages, tally.already_there), (4, 3));
+}
+
 /// A recipient that the machine refuses on its own is one who has not taken it.
 // covers: R-DUP
 #[tokio::test]
