@@ -22,7 +22,7 @@ use crate::reports::{Draft, Outside};
 /// So many messages wait in vain before another connection is opened.
 const WAITING_FOR_ANOTHER: usize = 2;
 /// A target that took no further connection is not asked for one again before that.
-const ANOTHER_PAUSE: Duration = Duration::from_secs(60);
+pub(super) const ANOTHER_PAUSE: Duration = Duration::from_secs(60);
 
 /// All lanes of a session.
 pub(super) struct Lanes {
