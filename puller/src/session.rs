@@ -57,6 +57,8 @@ pub struct Pull {
     pub rank: Rank,
     /// Ends the pull at the next message boundary.
     pub stop: CancellationToken,
+    /// Ends the pull as long as the relay has not turned: what it was to help with is over.
+    pub needless: CancellationToken,
 }
 
 /// What a session is to its relay.
@@ -138,6 +140,7 @@ impl Pull {
             wait: None,
             rank: Rank::Main,
             stop,
+            needless: CancellationToken::new(),
         })
     }
 
@@ -195,7 +198,11 @@ impl Pull {
             let ready = journal.ready().await;
             ready.map_err(|error| Outcome::JournalDown(error.to_string()))?;
         }
-        let opened = Handover::open(&self.handover).await;
+        let opened = tokio::select! {
+            biased;
+            opened = Handover::open(&self.handover) => opened,
+            () = self.needless.cancelled() => return Err(Outcome::Stopped),
+        };
         let mut handover = opened.map_err(|error| Outcome::TargetDown(self.target_down(&error)))?;
         debug!(relay = %self.relay.name, %session, target = %self.handover.target(), "hand-over open");
         let mut asking = Asking::new(self, session, flow, &mut handover);
@@ -203,6 +210,7 @@ impl Pull {
             asked = asking.run() => asked,
             // Nothing was taken yet, so nothing is lost.
             () = self.stop.cancelled() => Err(Outcome::Stopped),
+            () = self.needless.cancelled() => Err(Outcome::Stopped),
         };
         *offers_wait = asking.offers_wait();
         let ended = match (asked, &self.purpose) {

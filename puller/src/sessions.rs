@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::flow::Flows;
@@ -29,6 +30,8 @@ pub(crate) struct Sessions {
     brought: Tally,
     /// When the next extra one may begin.
     none_before: Option<Instant>,
+    /// Ends extra sessions that have not turned yet.
+    needless: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -76,8 +79,9 @@ impl Sessions {
         }
     }
 
-    /// Lets the extra sessions come to their end, and adds what they brought.
+    /// Lets the extra sessions come to their end, and adds what they brought. Those that bring nothing yet are not waited for.
     pub(crate) async fn finish(&mut self, report: Report) -> Report {
+        std::mem::take(&mut self.needless).cancel();
         while let Some(joined) = self.tasks.join_next().await {
             if let Ok(Ended { report, .. }) = joined {
                 self.extra_ended(&report);
@@ -94,7 +98,10 @@ impl Sessions {
         }
         self.extras += 1;
         info!(relay = %pull.relay.name, sessions = self.extras + 1, "backlog: one more session");
-        self.begin(pull.extra());
+        self.begin(Pull {
+            needless: self.needless.clone(),
+            ..pull.extra()
+        });
     }
 
     fn begin(&mut self, pull: Pull) {
@@ -109,7 +116,7 @@ impl Sessions {
     fn extra_ended(&mut self, report: &Report) {
         self.extras = self.extras.saturating_sub(1);
         self.brought = [self.brought, report.tally].into_iter().sum();
-        if report.tally.messages == 0 {
+        if report.tally.messages == 0 && report.outcome != Outcome::Stopped {
             debug!("an extra session brought nothing: none for a while");
             self.none_before = Some(Instant::now() + EXTRA_PAUSE);
         }

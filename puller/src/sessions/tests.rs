@@ -85,6 +85,30 @@ async fn a_backlog_has_more_sessions_up_to_the_limit() {
     assert_eq!(corporate.record().messages.len(), 11 * BACKLOG);
 }
 
+/// A relay that has no word for them in the end keeps nobody waiting: there was mail for them, and there is none now.
+#[tokio::test]
+async fn extra_sessions_that_have_not_turned_end_with_the_main_one() {
+    let World { relay, pull, .. } = &world(4).await;
+    let pulled = pulled(pull);
+    let mut main = relay.called().await;
+    main.turn().await;
+    main.delivers(BACKLOG).await;
+    let mut turned = relay.called().await;
+    turned.turn().await;
+    turned.delivers(BACKLOG).await;
+    let mut asking = relay.called().await;
+    main.delivers(BACKLOG).await;
+    let mut silent = relay.knocked().await;
+    main.quit().await;
+    assert_eq!(silent.line().await, None);
+    assert_eq!(asking.line().await, None);
+    turned.delivers(BACKLOG).await;
+    turned.quit().await;
+    let report = ended(pulled).await;
+    assert_eq!(report.outcome, Outcome::Pulled);
+    assert_eq!(report.tally.messages as usize, 4 * BACKLOG);
+}
+
 #[tokio::test]
 async fn one_session_is_one() {
     let World { relay, pull, .. } = &world(1).await;

@@ -39,6 +39,7 @@ pub(crate) fn pull(address: &str, corporate: &Corporate, purpose: Purpose) -> Pu
         wait: None,
         rank: Rank::Main,
         stop: CancellationToken::new(),
+        needless: CancellationToken::new(),
     }
 }
 
@@ -68,14 +69,19 @@ impl FakeRelay {
         }
     }
 
-    /// The next puller, up to its ATRN.
-    pub(crate) async fn called(&self) -> Caller {
+    /// The next puller, to whom nothing was said yet.
+    pub(crate) async fn knocked(&self) -> Caller {
         let wait = tokio::time::timeout(PATIENCE, self.listener.accept());
         let (stream, _) = wait.await.expect("a call in time").unwrap();
-        let mut caller = Caller {
+        Caller {
             stream: BufReader::new(stream),
             atrn: String::new(),
-        };
+        }
+    }
+
+    /// The next puller, up to its ATRN.
+    pub(crate) async fn called(&self) -> Caller {
+        let mut caller = self.knocked().await;
         let wait = self
             .offers_wait
             .map(|seconds| format!("250-XWAIT {seconds}\r\n"))
