@@ -45,20 +45,28 @@ pub fn wait(
 
 /// How long to wait until the next session in instant mode, after one that ended so and took so long.
 ///
-/// `failures` and `chance` as for [`wait`].
+/// `in_vain`: sessions in a row that brought nothing but refusals, the last one included; it is no use to fetch the same mail
+/// again and again. `failures` and `chance` as for [`wait`].
 #[must_use]
-pub fn reconnect(last: &Outcome, took: Duration, failures: u32, chance: f64) -> Duration {
+pub fn reconnect(
+    last: &Outcome,
+    took: Duration,
+    failures: u32,
+    in_vain: u32,
+    chance: f64,
+) -> Duration {
     let chance = chance.clamp(0.0, 1.0);
     let longest = match last {
         Outcome::TargetDown(_) => TARGET_RETRY_MAX,
         _ => RECONNECT_MAX,
     };
+    // From half of it to all of it: the first is soon.
+    let back_off =
+        |failures| doubled(RECONNECT_FIRST, failures, longest).mul_f64(f64::midpoint(1.0, chance));
     match last.severity() {
+        Severity::Fine if in_vain > 0 => back_off(in_vain),
         Severity::Fine => SESSION_TIME_MIN.saturating_sub(took) + RECONNECT_JITTER.mul_f64(chance),
-        // From half of it to all of it: the first is soon.
-        Severity::Retry => {
-            doubled(RECONNECT_FIRST, failures, longest).mul_f64(f64::midpoint(1.0, chance))
-        }
+        Severity::Retry => back_off(failures),
         Severity::Alarm => ALARM_WAIT + RETRY_FIRST.mul_f64(chance),
     }
 }
@@ -134,12 +142,36 @@ mod tests {
         ];
         for (outcome, took, failures, least, most) in table {
             for (chance, expected) in [(0.0, least), (1.0, most), (9.0, most)] {
-                let wait = reconnect(outcome, Duration::from_millis(took), failures, chance);
+                let wait = reconnect(outcome, Duration::from_millis(took), failures, 0, chance);
                 assert_eq!(
                     wait.as_millis(),
                     expected,
                     "{outcome:?}, {took} ms, {failures}"
                 );
+            }
+        }
+    }
+
+    // covers: R2645-16
+    #[test]
+    fn a_session_that_brought_refusals_only_is_followed_by_another_later_and_later() {
+        let (pulled, down) = (Outcome::Pulled, Outcome::TargetDown(String::new()));
+        let table = [
+            // outcome, took, failures, in vain, and the wait in ms with the least and the most of chance
+            (&pulled, 0, 0, 1, 500, 1_000),
+            (&pulled, 86_400_000, 0, 1, 500, 1_000),
+            (&pulled, 0, 0, 2, 1_000, 2_000),
+            (&pulled, 0, 0, 4, 4_000, 8_000),
+            (&pulled, 0, 0, 10, 150_000, 300_000),
+            (&pulled, 0, 0, u32::MAX, 150_000, 300_000),
+            // A failure goes by what failed.
+            (&down, 0, 1, 99, 500, 1_000),
+        ];
+        for (outcome, took, failures, in_vain, least, most) in table {
+            for (chance, expected) in [(0.0, least), (1.0, most), (9.0, most)] {
+                let took = Duration::from_millis(took);
+                let wait = reconnect(outcome, took, failures, in_vain, chance);
+                assert_eq!(wait.as_millis(), expected, "{outcome:?}, {in_vain} in vain");
             }
         }
     }

@@ -26,6 +26,8 @@ pub(super) struct RelayTask {
     sessions: Sessions,
     /// Whether the relay waits for mail (XWAIT), as it said last; `None` before that.
     offers_wait: Option<bool>,
+    /// Sessions in a row that brought nothing but refusals.
+    in_vain: u32,
 }
 
 /// Why the wait for the next pull is over.
@@ -48,6 +50,7 @@ impl RelayTask {
             files,
             sessions: Sessions::default(),
             offers_wait: None,
+            in_vain: 0,
         }
     }
 
@@ -106,8 +109,13 @@ impl RelayTask {
         }
     }
 
-    /// Says once what the relay can do.
+    /// Counts the sessions in vain, and says once what the relay can do.
     fn learn(&mut self, report: &Report) {
+        self.in_vain = if is_in_vain(report) {
+            self.in_vain.saturating_add(1)
+        } else {
+            0
+        };
         let Some(offers_wait) = report.offers_wait else {
             return;
         };
@@ -130,7 +138,7 @@ impl RelayTask {
     /// Waits until the next pull is due.
     async fn wait_after(&mut self, report: &Report, mut status: RelayStatus) -> Due {
         let ended = Instant::now();
-        let is_fine = report.outcome.severity() == Severity::Fine;
+        let is_fine = report.outcome.severity() == Severity::Fine && self.in_vain == 0;
         let chance = fastrand::f64();
         loop {
             if self.stop.is_cancelled() {
@@ -172,7 +180,7 @@ impl RelayTask {
         let outcome = &report.outcome;
         match relay.mode {
             Mode::Instant if self.waits(report) => {
-                schedule::reconnect(outcome, report.took, failures, chance)
+                schedule::reconnect(outcome, report.took, failures, self.in_vain, chance)
             }
             Mode::Instant | Mode::Poll => {
                 let severity = outcome.severity();
@@ -189,6 +197,13 @@ impl RelayTask {
     async fn save(&self, status: &RelayStatus) {
         save(&self.files, &self.name, status).await;
     }
+}
+
+/// Whether the relay ended the session when all that it brought was refused.
+fn is_in_vain(report: &Report) -> bool {
+    let tally = &report.tally;
+    let is_progress = tally.messages > 0 || tally.already_there > 0;
+    report.outcome == Outcome::Pulled && !is_progress && tally.deferred + tally.refused > 0
 }
 
 /// Writes down what the sessions do, beside what is known already.

@@ -5,6 +5,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::reversed::Tally;
 use crate::session::Purpose;
 use crate::status::ConnectionState;
 use crate::testing::relay::{FakeRelay, pull};
@@ -98,6 +99,55 @@ async fn an_end_is_followed_by_a_new_session() {
     assert!(status.alarm.is_none() && status.last_mail_at.is_some());
     drop(caller);
     world.stop().await;
+}
+
+/// A relay that ends a session because all was refused is not asked for the same mail again at once.
+// covers: R2645-16
+#[tokio::test]
+async fn sessions_in_vain_follow_each_other_later_and_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let corporate = Corporate::start(Script::default()).await;
+    let pull = pull("127.0.0.1:1", &corporate, Purpose::DryRun);
+    let relay = pull.relay.clone();
+    let (_settings, changes) = watch::channel(pull);
+    let mut task = RelayTask::new(changes, StatusFiles::open(folder.path()).unwrap());
+    let tally = |messages, deferred, refused, already_there| Tally {
+        messages,
+        octets: 0,
+        deferred,
+        refused,
+        already_there,
+    };
+    let why = String::new;
+    let usual = 1_000;
+    for (outcome, tally, expected) in [
+        (Outcome::Pulled, tally(0, 1, 0, 0), 500),
+        (Outcome::Pulled, tally(0, 0, 1, 0), 1_000),
+        (Outcome::Pulled, tally(0, 20, 7, 0), 2_000),
+        // One that was taken, or needs not be taken again, is progress.
+        (Outcome::Pulled, tally(1, 20, 7, 0), usual),
+        (Outcome::Pulled, tally(0, 1, 0, 0), 500),
+        (Outcome::Pulled, tally(0, 1, 0, 1), usual),
+        (Outcome::Pulled, tally(0, 0, 0, 0), usual),
+        (Outcome::NoMail, tally(0, 0, 0, 0), usual),
+        (Outcome::Pulled, tally(0, 1, 0, 0), 500),
+        // A session that breaks is a failure like others; this one is the first.
+        (Outcome::Broken(why()), tally(0, 1, 0, 0), 500),
+        (Outcome::Pulled, tally(0, 1, 0, 0), 500),
+    ] {
+        let report = Report {
+            outcome,
+            tally,
+            began_at: Timestamp::now(),
+            took: Duration::ZERO,
+            last_mail_at: None,
+            offers_wait: Some(true),
+        };
+        task.learn(&report);
+        let failures = u32::from(report.outcome.severity() != Severity::Fine);
+        let wait = task.until_next(&relay, &report, failures, 0.0);
+        assert_eq!(wait.as_millis(), expected, "{report:?}");
+    }
 }
 
 #[tokio::test]
