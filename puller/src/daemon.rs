@@ -192,10 +192,12 @@ impl Daemon {
 /// How long sessions have that were told to stop.
 ///
 /// Where the target ponders over a message, its word is awaited and written down: of a session that is cut off there,
-/// the message may be inside, and nobody would know it when the relay offers it again (OWN-4).
+/// the message may be inside, and nobody would know it when the relay offers it again (OWN-4). Meanwhile no other message
+/// comes to that point: its turn to be awaited would never come.
 pub(crate) async fn patience(journal: Option<&Journal>) {
     tokio::time::sleep(STOP_TIMEOUT).await;
     let Some(journal) = journal else { return };
+    journal.expect_no_more();
     let messages = journal.expected_entries();
     if messages == 0 {
         return;
@@ -225,21 +227,35 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_verdict_is_awaited_and_not_for_ever() {
         let folder = tempfile::tempdir().unwrap();
-        let journal = Journal::open(folder.path()).unwrap();
         let seconds = async |journal: Option<&Journal>| {
             let began = Instant::now();
             patience(journal).await;
             began.elapsed().as_secs()
         };
         assert_eq!(seconds(None).await, 8);
-        assert_eq!(seconds(Some(&journal)).await, 8);
-        let pondering = journal.expect_entry();
-        assert_eq!(seconds(Some(&journal)).await, 68);
+        let [idle, stuck, slow] = ["idle", "stuck", "slow"].map(|name| {
+            let folder = folder.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            Journal::open(&folder).unwrap()
+        });
+        assert_eq!(seconds(Some(&idle)).await, 8);
+        let pondering = stuck.expect_entry();
+        assert_eq!(seconds(Some(&stuck)).await, 68);
+        drop(pondering);
+        let pondering = slow.expect_entry();
         let answered = async {
-            tokio::time::sleep(Duration::from_secs(30)).await;
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            // Given to the target in time: it is awaited as well.
+            let another = slow.expect_entry();
+            assert!(another.is_some());
+            tokio::time::sleep(Duration::from_secs(13)).await;
             drop(pondering);
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            drop(another);
+            // Whoever gives it one behind that would be cut off in the middle of it.
+            assert!(slow.expect_entry().is_none());
         };
-        let (waited, ()) = tokio::join!(seconds(Some(&journal)), answered);
+        let (waited, ()) = tokio::join!(seconds(Some(&slow)), answered);
         assert_eq!(waited, 32);
     }
 }

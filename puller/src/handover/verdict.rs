@@ -17,6 +17,11 @@ impl Verdict {
         Self::ours(link_lost())
     }
 
+    /// We are about to end, and nobody would wait for the target's word.
+    pub(crate) fn too_late() -> Self {
+        Self::ours(Reply::new(451, "4.3.2", "Shutting down"))
+    }
+
     /// A verdict of our own.
     pub(crate) fn ours(reply: Reply) -> Self {
         Self {

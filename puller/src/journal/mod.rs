@@ -211,9 +211,16 @@ impl Journal {
         }
     }
 
-    /// Says that the target has a whole message: until the guard is dropped, an entry may follow.
-    pub fn expect_entry(&self) -> Expectation {
+    /// Says that the target is about to have a whole message: until the guard is dropped, an entry may follow. `None`: the
+    /// process is about to end, and nobody would wait for it; so the target must not get the end of the message.
+    #[must_use]
+    pub fn expect_entry(&self) -> Option<Expectation> {
         self.shared.expected.one_more()
+    }
+
+    /// From here on no more entries are expected than are now.
+    pub fn expect_no_more(&self) {
+        self.shared.expected.no_more();
     }
 
     /// How many entries may follow at any moment, over all sessions of the process.

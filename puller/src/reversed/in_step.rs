@@ -94,7 +94,10 @@ impl Session<'_> {
     pub(super) async fn end_of_message(&mut self, summary: Summary) {
         // From here on the message may be inside: we are not cut off before that is known and written down (OWN-4).
         let expected = self.terms.journal.expect_entry();
-        let verdict = self.finish().await;
+        let verdict = match expected {
+            Some(_) => self.finish().await,
+            None => self.end_too_late().await,
+        };
         let message = &mut self.open.message;
         message.judged(&verdict, summary.octets, self.terms);
         self.tally.count(&verdict.reply, summary.octets);
@@ -126,6 +129,15 @@ impl Session<'_> {
                 None => Verdict::link_lost(),
             },
         }
+    }
+
+    /// The target gets no end of the message, so nothing was handed over (OWN-3).
+    async fn end_too_late(&mut self) -> Verdict {
+        self.open.route = Route::Inside;
+        if let Some(handover) = self.stream.lanes.first() {
+            handover.abandon().await;
+        }
+        Verdict::too_late()
     }
 
     pub(super) async fn abandoned(&mut self, refusal: Option<Reply>) {

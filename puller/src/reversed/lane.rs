@@ -87,11 +87,10 @@ impl Ride {
             journal,
         } = self;
         let (number, octets) = (job.number, job.content.len() as u64);
-        let (group, verdicts, ended) = match &mut way {
+        let (group, verdicts, verdict, expected) = match &mut way {
             Way::Inside(handover) => inside(handover, *job, following.as_deref(), &journal).await,
             Way::Outside(outside) => outward(outside, *job, &journal).await,
         };
-        let (verdict, expected) = ended.unzip();
         let is_exhausted = matches!(&way, Way::Inside(handover) if handover.is_exhausted());
         let done = Box::new(Done {
             number,
@@ -106,7 +105,7 @@ impl Ride {
     }
 }
 
-type Carried = (Group, Verdicts, Option<(Verdict, Expectation)>);
+type Carried = (Group, Verdicts, Option<Verdict>, Option<Expectation>);
 
 async fn inside(
     handover: &mut Handover,
@@ -118,7 +117,7 @@ async fn inside(
     let content = verdicts.content.as_ref();
     if !content.is_some_and(Reply::is_intermediate) {
         handover.abandon().await;
-        return (job.group, verdicts, None);
+        return (job.group, verdicts, None, None);
     }
     let accepted = job.group.recipients.iter().zip(&verdicts.recipients);
     let mut accepted = accepted.filter(|(_, reply)| reply.is_positive());
@@ -130,24 +129,30 @@ async fn inside(
     handover.body(header.as_bytes()).await;
     handover.body(&job.content).await;
     // From here on the message may be inside: we are not cut off before that is known and written down (OWN-4).
-    let expected = journal.expect_entry();
+    let Some(expected) = journal.expect_entry() else {
+        // Where the connection ends within content nothing was handed over (OWN-3).
+        handover.abandon().await;
+        return (job.group, verdicts, Some(Verdict::too_late()), None);
+    };
     let next = following.map(|job| &job.group);
     let verdict = handover.finish_before(next).await;
-    (job.group, verdicts, Some((verdict, expected)))
+    (job.group, verdicts, Some(verdict), Some(expected))
 }
 
 async fn outward(outside: &mut Outside, job: Job, journal: &Journal) -> Carried {
     let verdicts = Verdicts::positive(&job.group);
     let Route::Report(mut draft) = job.route else {
-        return (job.group, verdicts, None);
+        return (job.group, verdicts, None, None);
     };
     if job.group.content.is_none() {
-        return (job.group, verdicts, None);
+        return (job.group, verdicts, None, None);
     }
     draft.add(&job.content);
-    let expected = journal.expect_entry();
+    let Some(expected) = journal.expect_entry() else {
+        return (job.group, verdicts, Some(Verdict::too_late()), None);
+    };
     let verdict = outside.judge(draft).await;
-    (job.group, verdicts, Some((verdict, expected)))
+    (job.group, verdicts, Some(verdict), Some(expected))
 }
 
 /// R5321-17: what our own trace header says of every message of a session.

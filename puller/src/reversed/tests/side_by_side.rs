@@ -372,6 +372,40 @@ async fn a_stop_lets_end_what_is_begun_and_frees_the_rest() {
     assert_eq!(names(&world.corporate.record()), ["a1"]);
 }
 
+/// Nobody would wait for the target's word on it, and it would come twice.
+// covers: OWN-3, OWN-4
+#[tokio::test]
+async fn at_the_end_of_the_process_no_target_gets_the_end_of_a_message() {
+    let in_chunks = message("a1").replace("BDAT 4 LAST\r\na1", "BDAT 2\r\na1BDAT 2 LAST\r\n");
+    for (sent, chunks) in [(message("a1"), 1), (in_chunks, 2)] {
+        let script = Script::default().hold_once("DATA", "354 go on");
+        let mut world = World::greeted(script).await;
+        world.relay.send(&sent).await;
+        world
+            .corporate
+            .until("held", |record| record.held == 1)
+            .await;
+        world.stop.cancel();
+        world.journal.expect_no_more();
+        world.corporate.release(1);
+        let mut expected = [&TAKEN[..], &["451 4.3.2", "421 4.3.2"]].concat();
+        if chunks == 2 {
+            expected.insert(2, "250 2.0.0");
+        }
+        assert_eq!(world.relay.codes(expected.len()).await, expected);
+        let (tally, end) = World::ended(world.session).await;
+        assert!(matches!(end, End::Stopped), "{end}");
+        assert_eq!((tally.messages, tally.deferred), (0, 1));
+        let record = world
+            .corporate
+            .until("cut off", |record| record.ended == 1)
+            .await;
+        assert!(record.messages.is_empty());
+        assert_eq!(record.torn.len(), 1);
+        until_free(&world.journal, "a1").await;
+    }
+}
+
 /// While there is no mail the target has its place back, and the next mail finds it.
 #[tokio::test(start_paused = true)]
 async fn connections_rest_while_there_is_no_mail() {
