@@ -49,6 +49,8 @@ struct Watcher {
     turn: Option<u64>,
     /// For whose mail it alone was woken, until it waits again.
     answers_for: Option<Domain>,
+    /// It knows when mail that was put off is due, as perhaps nobody else does.
+    looks_ahead: bool,
 }
 
 /// Somebody who wants to know when there may be mail of some domains. Made by
@@ -74,6 +76,12 @@ impl Watch {
     /// the line stays.
     pub fn news(&mut self) -> impl Future<Output = ()> + Send + '_ {
         Waiting { watch: self }
+    }
+
+    /// Whether who waits will look again by itself, when mail that was put off is due. If it goes before that, somebody
+    /// else is told, who can find out when that is.
+    pub fn looks_ahead(&mut self, does: bool) {
+        self.news.board().watchers[self.number].looks_ahead = does;
     }
 }
 
@@ -137,7 +145,7 @@ impl Board {
     }
 
     /// Takes a watcher away. Whom to wake instead of it.
-    fn remove(&mut self, number: usize) -> Option<Waker> {
+    fn remove(&mut self, number: usize) -> Vec<Waker> {
         let gone = std::mem::take(&mut self.watchers[number]);
         self.free.push(number);
         for domain in &gone.domains {
@@ -149,7 +157,14 @@ impl Board {
                 self.by_domain.remove(domain);
             }
         }
-        gone.answers_for.and_then(|domain| self.tell(&domain))
+        let left = if gone.looks_ahead {
+            gone.domains
+        } else {
+            gone.answers_for.into_iter().collect()
+        };
+        left.iter()
+            .filter_map(|domain| self.tell(domain))
+            .collect()
     }
 
     /// Marks who does not wait, and takes the waker of who came last.

@@ -19,11 +19,11 @@ use memchr::memmem;
 use super::fields;
 use super::routing::{Addressee, Fate};
 use super::words;
-use crate::queue::{Delivery, DeliveryRecipient, Envelope, INLINE_BYTES, Recipient, Report};
+use crate::queue::{Delivery, DeliveryRecipient, Envelope, Recipient, Report};
 
 /// No report is larger: pullers take no larger one for an outside sender, and it fits into the commit that it
 /// belongs to.
-pub(crate) const REPORT_OCTETS: usize = INLINE_BYTES;
+pub(crate) const REPORT_OCTETS: usize = 64 * 1024;
 /// RFC 5322 §2.1.1: text with longer lines is not 7-bit, nor 8-bit (RFC 2045 §2.7).
 const LINE_OCTETS_MAX: usize = 998;
 /// A `Message-ID` that is longer is nobody's.

@@ -216,7 +216,7 @@ impl Session {
                 0..13 => self.random.usize(2_000..6_000),
                 13..16 => self.random.usize(10_000..60_000),
                 // More than the queue keeps in its database.
-                _ => self.random.usize(70_000..200_000),
+                _ => self.random.usize(80_000..200_000),
             },
         };
         self.send(mail, targets)

@@ -145,6 +145,24 @@ fn who_was_woken_and_is_gone_or_busy_before_it_looked_passes_it_on() {
     assert!(sleepers[0].asks());
 }
 
+/// What it knew by itself was when mail that was put off is due.
+#[test]
+fn who_looks_ahead_and_goes_leaves_that_to_another() {
+    for (looks_ahead, expected) in [(&[][..], 0), (&[true], 2), (&[true, false], 0)] {
+        let news = Arc::new(News::default());
+        let others = ["a.example", "b.example", "c.example"];
+        let others = others.map(|name| Sleeper::new(&news, &[name]));
+        let mut knows = Sleeper::new(&news, &["a.example", "b.example"]);
+        for does in looks_ahead {
+            knows.watch.looks_ahead(*does);
+        }
+        assert!(!others.iter().any(Sleeper::asks) && !knows.asks());
+        drop(knows);
+        assert_eq!(woken(&others), expected, "{looks_ahead:?}");
+        assert!(!others[2].asks());
+    }
+}
+
 #[test]
 fn nothing_is_kept_of_who_is_gone() {
     let news = Arc::new(News::default());

@@ -32,8 +32,8 @@ fn write(chance: &mut Rng, book: &Book) -> usize {
         0..9 => chance.usize(..4 * 1024),
         9..14 => chance.usize(4 * 1024..60 * 1024),
         // Just inside and just outside what the database takes.
-        14..16 => chance.usize(64 * 1024 - 600..64 * 1024 + 600),
-        _ => chance.usize(66 * 1024..180 * 1024),
+        14..16 => chance.usize(72 * 1024 - 600..72 * 1024 + 600),
+        _ => chance.usize(74 * 1024..180 * 1024),
     };
     let local = ["a", "b", "c"][chance.usize(..3)];
     let recipients = match chance.u8(..6) {
