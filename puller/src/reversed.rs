@@ -39,6 +39,7 @@ mod lane;
 mod lanes;
 mod message;
 mod offer;
+mod pause;
 mod stream;
 mod transaction;
 

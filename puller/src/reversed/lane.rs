@@ -9,6 +9,7 @@ use atrn_shared::smtp::server::{Hello, HelloKind, Server};
 use atrn_shared::smtp::trace::Trace;
 use atrn_shared::wire::Wire;
 use jiff::Zoned;
+use tokio::sync::oneshot;
 
 use super::Terms;
 use crate::handover::{Group, Handover, Verdict, Verdicts};
@@ -29,14 +30,25 @@ pub(super) struct Job {
     /// What the logs call it, behind the session.
     pub(super) count: u64,
     pub(super) stamp: Arc<Stamp>,
+    /// Learns what is said to the envelope as soon as it is known.
+    pub(super) learns: Learner,
+}
+
+/// Who asked for an envelope.
+#[derive(Debug)]
+pub(super) struct Learner(pub(super) oneshot::Sender<Envelope>);
+
+/// An envelope, and what was said to it.
+#[derive(Debug)]
+pub(super) struct Envelope {
+    pub(super) group: Group,
+    pub(super) verdicts: Verdicts,
 }
 
 /// What became of it.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) number: u64,
-    pub(super) group: Group,
-    pub(super) verdicts: Verdicts,
     /// `None`: its envelope let no content in.
     pub(super) verdict: Option<Verdict>,
     pub(super) octets: u64,
@@ -87,15 +99,13 @@ impl Ride {
             journal,
         } = self;
         let (number, octets) = (job.number, job.content.len() as u64);
-        let (group, verdicts, verdict, expected) = match &mut way {
+        let (verdict, expected) = match &mut way {
             Way::Inside(handover) => inside(handover, *job, following.as_deref(), &journal).await,
             Way::Outside(outside) => outward(outside, *job, &journal).await,
         };
         let is_exhausted = matches!(&way, Way::Inside(handover) if handover.is_exhausted());
         let done = Box::new(Done {
             number,
-            group,
-            verdicts,
             verdict,
             octets,
             expected,
@@ -105,7 +115,7 @@ impl Ride {
     }
 }
 
-type Carried = (Group, Verdicts, Option<Verdict>, Option<Expectation>);
+type Carried = (Option<Verdict>, Option<Expectation>);
 
 async fn inside(
     handover: &mut Handover,
@@ -114,45 +124,65 @@ async fn inside(
     journal: &Journal,
 ) -> Carried {
     let verdicts = handover.begin(&job.group).await;
-    let content = verdicts.content.as_ref();
-    if !content.is_some_and(Reply::is_intermediate) {
+    let lets_in = verdicts
+        .content
+        .as_ref()
+        .is_some_and(Reply::is_intermediate);
+    let header = lets_in.then(|| job.header(&verdicts));
+    job.learns.tell(job.group, verdicts);
+    let Some(header) = header else {
         handover.abandon().await;
-        return (job.group, verdicts, None, None);
-    }
-    let accepted = job.group.recipients.iter().zip(&verdicts.recipients);
-    let mut accepted = accepted.filter(|(_, reply)| reply.is_positive());
-    let only_recipient = match (accepted.next(), accepted.next()) {
-        (Some(((path, _), _)), None) => Some(path),
-        _ => None,
+        return (None, None);
     };
-    let header = job.stamp.header(job.count, job.smtputf8, only_recipient);
     handover.body(header.as_bytes()).await;
     handover.body(&job.content).await;
     // From here on the message may be inside: we are not cut off before that is known and written down (OWN-4).
     let Some(expected) = journal.expect_entry() else {
         // Where the connection ends within content nothing was handed over (OWN-3).
         handover.abandon().await;
-        return (job.group, verdicts, Some(Verdict::too_late()), None);
+        return (Some(Verdict::too_late()), None);
     };
     let next = following.map(|job| &job.group);
     let verdict = handover.finish_before(next).await;
-    (job.group, verdicts, Some(verdict), Some(expected))
+    (Some(verdict), Some(expected))
 }
 
 async fn outward(outside: &mut Outside, job: Job, journal: &Journal) -> Carried {
     let verdicts = Verdicts::positive(&job.group);
+    let lets_in = verdicts.content.is_some();
+    job.learns.tell(job.group, verdicts);
     let Route::Report(mut draft) = job.route else {
-        return (job.group, verdicts, None, None);
+        return (None, None);
     };
-    if job.group.content.is_none() {
-        return (job.group, verdicts, None, None);
+    if !lets_in {
+        return (None, None);
     }
     draft.add(&job.content);
     let Some(expected) = journal.expect_entry() else {
-        return (job.group, verdicts, Some(Verdict::too_late()), None);
+        return (Some(Verdict::too_late()), None);
     };
     let verdict = outside.judge(draft).await;
-    (job.group, verdicts, Some(verdict), Some(expected))
+    (Some(verdict), Some(expected))
+}
+
+impl Job {
+    /// R5321-17: our own trace header.
+    fn header(&self, verdicts: &Verdicts) -> String {
+        let accepted = self.group.recipients.iter().zip(&verdicts.recipients);
+        let mut accepted = accepted.filter(|(_, reply)| reply.is_positive());
+        let only_recipient = match (accepted.next(), accepted.next()) {
+            (Some(((path, _), _)), None) => Some(path),
+            _ => None,
+        };
+        self.stamp.header(self.count, self.smtputf8, only_recipient)
+    }
+}
+
+impl Learner {
+    fn tell(self, group: Group, verdicts: Verdicts) {
+        // A session that is gone has no use for it.
+        let _ = self.0.send(Envelope { group, verdicts });
+    }
 }
 
 /// R5321-17: what our own trace header says of every message of a session.

@@ -14,10 +14,14 @@ use std::task::{Context, Poll};
 use atrn_shared::smtp::address::ReversePath;
 use atrn_shared::smtp::server::{Framing, Server};
 
+use atrn_shared::smtp::reply::Reply;
+use tokio::sync::oneshot;
+
 use super::Session;
-use super::lane::{Done, Job, Stamp};
+use super::lane::{Done, Envelope, Job, Learner, Stamp};
 use super::lanes::Lanes;
 use super::message::Content;
+use super::pause::Pause;
 use super::transaction::{Answer, Asked, Stage, Transaction};
 use crate::handover::Verdicts;
 use crate::journal::{Expectation, JournalError};
@@ -43,6 +47,7 @@ pub(super) struct Stream {
     commits: VecDeque<Commit>,
     number: u64,
     stamp: Option<Arc<Stamp>>,
+    pause: Pause,
 }
 
 struct UnderWay {
@@ -53,8 +58,10 @@ struct UnderWay {
 }
 
 enum Progress {
-    /// On a lane, or about to be.
-    Carried,
+    /// On a lane, or about to be; this comes before its verdict.
+    Carried(oneshot::Receiver<Envelope>),
+    /// As that, and its envelope is answered. What was said to the content.
+    Begun(Option<Reply>),
     /// Being written down; then this is to be said.
     Judged(Vec<Answer>),
     /// To be said when it is its turn.
@@ -76,6 +83,8 @@ pub(super) enum Progressed {
         done: Option<Box<Done>>,
         dropped: Option<u64>,
     },
+    /// The first message takes its time, and its envelope has its answers.
+    Begun,
     Written(u64, Result<(), JournalError>),
 }
 
@@ -88,6 +97,7 @@ impl Stream {
             commits: VecDeque::new(),
             number: 0,
             stamp: None,
+            pause: Pause::default(),
         }
     }
 
@@ -123,9 +133,20 @@ impl Stream {
             self.commits.pop_front();
             return Poll::Ready(Progressed::Written(number, written));
         }
-        self.lanes
-            .poll_done(context)
-            .map(|(done, dropped)| Progressed::Carried { done, dropped })
+        if let Poll::Ready((done, dropped)) = self.lanes.poll_done(context) {
+            return Poll::Ready(Progressed::Carried { done, dropped });
+        }
+        match self.transactions.front() {
+            Some(UnderWay {
+                number,
+                progress: Progress::Carried(envelope),
+                ..
+            }) => {
+                let paused = self.pause.poll(*number, !envelope.is_empty(), context);
+                paused.map(|()| Progressed::Begun)
+            }
+            _ => Poll::Pending,
+        }
     }
 
     fn find(&mut self, number: u64) -> Option<&mut UnderWay> {
@@ -153,12 +174,7 @@ impl Stream {
             let Progress::Answered(answers) = &mut front.progress else {
                 return;
             };
-            for Answer { reply, is_error } in answers.drain(..) {
-                server.answer(reply);
-                if is_error {
-                    server.count_error();
-                }
-            }
+            say(server, std::mem::take(answers));
             self.octets -= front.octets;
             self.transactions.pop_front();
         }
@@ -209,8 +225,7 @@ impl Session<'_> {
         self.stream.number += 1;
         self.stream.octets += octets;
         let progress = if transaction.group.mail.is_some() {
-            self.stream_job(number, &mut transaction, content);
-            Progress::Carried
+            Progress::Carried(self.stream_job(number, &mut transaction, content))
         } else {
             // The answer to MAIL is known, and the machine knows what follows from it.
             let answers = transaction.answers(Verdicts::default(), None, self.terms);
@@ -228,13 +243,19 @@ impl Session<'_> {
         }
     }
 
-    fn stream_job(&mut self, number: u64, transaction: &mut Transaction, content: Vec<u8>) {
+    fn stream_job(
+        &mut self,
+        number: u64,
+        transaction: &mut Transaction,
+        content: Vec<u8>,
+    ) -> oneshot::Receiver<Envelope> {
         let hello = self.server.hello();
         let stamp = match &self.stream.stamp {
             Some(stamp) if stamp.is_of(hello) => Arc::clone(stamp),
             _ => Arc::new(Stamp::new(&self.server, &self.wire, self.terms)),
         };
         self.stream.stamp = Some(Arc::clone(&stamp));
+        let (learns, envelope) = oneshot::channel();
         let message = &transaction.message;
         let job = Job {
             number,
@@ -245,8 +266,10 @@ impl Session<'_> {
             smtputf8: message.smtputf8,
             count: message.count,
             stamp,
+            learns: Learner(learns),
         };
         self.stream.lanes.add(job);
+        envelope
     }
 
     /// Takes note of what came to its end, and says what may be said now.
@@ -260,6 +283,7 @@ impl Session<'_> {
                     self.carried(done);
                 }
             }
+            Progressed::Begun => self.answer_envelope(),
             Progressed::Written(number, written) => {
                 if let Some(under_way) = self.stream.find(number)
                     && let Progress::Judged(answers) = &mut under_way.progress
@@ -275,11 +299,38 @@ impl Session<'_> {
         self.stream.answer(&mut self.server);
     }
 
+    /// The first message has been begun, and its end is not near.
+    fn answer_envelope(&mut self) {
+        let terms = self.terms;
+        let Some(UnderWay {
+            transaction,
+            progress,
+            ..
+        }) = self.stream.transactions.front_mut()
+        else {
+            return;
+        };
+        let Progress::Carried(envelope) = progress else {
+            return;
+        };
+        let Ok(Envelope {
+            group,
+            mut verdicts,
+        }) = envelope.try_recv()
+        else {
+            return;
+        };
+        *progress = Progress::Begun(verdicts.content.take());
+        transaction.group = group;
+        let end = transaction.asked.pop();
+        let answers = transaction.answers(verdicts, None, terms);
+        transaction.asked.extend(end);
+        say(&mut self.server, answers);
+    }
+
     fn carried(&mut self, done: Box<Done>) {
         let Done {
             number,
-            group,
-            verdicts,
             verdict,
             octets,
             expected,
@@ -293,7 +344,20 @@ impl Session<'_> {
             return;
         };
         let transaction = &mut under_way.transaction;
-        transaction.group = group;
+        let verdicts = match &mut under_way.progress {
+            Progress::Carried(envelope) => match envelope.try_recv() {
+                Ok(Envelope { group, verdicts }) => {
+                    transaction.group = group;
+                    verdicts
+                }
+                Err(_) => Verdicts::default(),
+            },
+            Progress::Begun(content) => Verdicts {
+                content: content.take(),
+                ..Verdicts::default()
+            },
+            Progress::Judged(_) | Progress::Answered(_) | Progress::Dropped => Verdicts::default(),
+        };
         let answers = transaction.answers(verdicts, verdict.as_ref(), terms);
         let message = &mut transaction.message;
         match &verdict {
@@ -348,6 +412,15 @@ impl Session<'_> {
             biased;
             progressed = self.stream.progress() => self.progressed(progressed),
             outcome = self.wire.write(&mut self.server.output, wait) => self.lost = outcome.err(),
+        }
+    }
+}
+
+fn say(server: &mut Server, answers: Vec<Answer>) {
+    for Answer { reply, is_error } in answers {
+        server.answer(reply);
+        if is_error {
+            server.count_error();
         }
     }
 }

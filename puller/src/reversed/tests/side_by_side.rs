@@ -278,6 +278,35 @@ async fn a_relay_that_is_lost_in_the_middle_offers_again_and_nothing_is_there_tw
     assert_eq!(taken, ["a1", "a2", "a3", "a4", "b1", "c1", "d1"]);
 }
 
+/// The relay's clock for MAIL is half of that for the end of the message: it hears what is known.
+// covers: R5321-45, R5321-28
+#[tokio::test]
+async fn what_was_said_to_the_envelope_does_not_wait_for_a_target_that_ponders() {
+    let script = Script::default()
+        .hold_once(".", "452 4.3.1 full")
+        .hold_once(".", "250 2.0.0 at last")
+        .on("RCPT TO:<no", "550 5.1.1 no");
+    let mut world = World::greeted(script).await;
+    let one_of_two = message("a1").replace("BDAT", "RCPT TO:<no@example.org>\r\nBDAT");
+    world
+        .relay
+        .send(&(one_of_two + &messages(&["a2", "a3"])))
+        .await;
+    let envelope = [TAKEN[0], TAKEN[1], "550 5.1.1"];
+    assert_eq!(world.relay.codes(3).await, envelope);
+    assert_eq!(world.corporate.record().held, 1);
+    world.corporate.release(1);
+    // So it is with the next one, when it is its turn.
+    let expected = ["452 4.3.1", TAKEN[0], TAKEN[1]];
+    assert_eq!(world.relay.codes(3).await, expected);
+    world.corporate.release(1);
+    let expected = [&["250 2.0.0"][..], &WHOLE].concat();
+    assert_eq!(world.relay.codes(4).await, expected);
+    let (tally, corporate) = world.quit().await;
+    assert_eq!((tally.messages, tally.deferred), (2, 1));
+    assert_eq!(names(&corporate.record()), ["a2", "a3"]);
+}
+
 /// Content that was cut off in our memory was never at the target.
 // covers: OWN-3
 #[tokio::test]
