@@ -170,10 +170,10 @@ fn content_arrives_as_it_was_sent() {
     for offer in [Offer::default(), Offer::keywords(&["8BITMIME"])] {
         let inside = Inside::offering(offer);
         // A backlog would be worth a second session, and order is within one.
-    let world = World::setup()
-        .puller("relay.sessions", "1")
-        .target(&inside.target())
-        .start();
+        let world = World::setup()
+            .puller("relay.sessions", 1)
+            .target(&inside.target())
+            .start();
         let mut sender = Sender::connect(world.relay.smtp_address());
         let framings = [Framing::Data, Framing::Bdat(usize::MAX), Framing::Bdat(999)];
         for (_, content) in &contents {
