@@ -280,7 +280,7 @@ impl Session<'_> {
                     self.stream.dropped(number);
                 }
                 if let Some(done) = done {
-                    self.carried(done);
+                    self.carried(*done);
                 }
             }
             Progressed::Begun => self.answer_envelope(),
@@ -328,14 +328,14 @@ impl Session<'_> {
         say(&mut self.server, answers);
     }
 
-    fn carried(&mut self, done: Box<Done>) {
+    fn carried(&mut self, done: Done) {
         let Done {
             number,
             verdict,
             octets,
             expected,
             is_exhausted,
-        } = *done;
+        } = done;
         if is_exhausted {
             self.target_lost();
         }
