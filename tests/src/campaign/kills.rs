@@ -40,6 +40,9 @@ pub(super) struct Killer<'a> {
     /// The program that traces; none when the system forbids it.
     pub(super) tracer: Option<&'a Path>,
     pub(super) kills: Kills,
+    /// Whom the last trap was set for that had its time, and since when: it may have sprung in that very moment, and
+    /// nobody was there any more to say so.
+    pub(super) in_doubt: Option<(Who, Instant)>,
 }
 
 impl Killer<'_> {
@@ -86,6 +89,8 @@ impl Killer<'_> {
             self.bury(victim, from);
             self.kills.count(&[victim]);
             self.perhaps_another(victim);
+        } else {
+            self.in_doubt = Some((victim, from));
         }
         self.complain(None);
         Ok(())
@@ -94,6 +99,7 @@ impl Killer<'_> {
     /// Starts whoever is dead.
     pub(super) fn revive(&mut self) -> Result<()> {
         self.complain(None);
+        self.in_doubt = None;
         self.parties.start(Who::Relay);
         self.parties.wait_for_relay()?;
         for target in Target::ALL {
@@ -277,6 +283,13 @@ impl Killer<'_> {
 
     /// Nobody ends but by us.
     fn complain(&mut self, trapped: Option<Who>) {
+        if let Some((who, from)) = self.in_doubt
+            && self.parties.take_killed(who)
+        {
+            self.in_doubt = None;
+            self.died(who, from);
+            self.kills.also(who);
+        }
         for complaint in self.parties.reap(trapped) {
             self.ledger.violation(complaint);
         }

@@ -142,6 +142,7 @@ fn campaign(options: &Options, folder: &Path, mut progress: impl FnMut(&Kills)) 
         random,
         tracer: can_trace(&options.tracer).then_some(&*options.tracer),
         kills: Kills::default(),
+        in_doubt: None,
     };
     let end = options.time_max.map(|time| begun + time);
     let is_time = || end.is_none_or(|end| Instant::now() < end);

@@ -26,6 +26,8 @@ const WINDOW: u32 = 64;
 const LOG_LINES: usize = 30;
 /// What a `pull` may end with when the relay dies under it: mail or none, unreachable, broken off.
 const PULL_CODES: [i32; 3] = [0, 69, 75];
+/// As a shell has it: by SIGKILL.
+const KILLED: i32 = 128 + 9;
 
 /// One program of a campaign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,6 +207,15 @@ impl Parties {
             }
         }
         complaints
+    }
+
+    /// Takes a program away that a signal has killed; whether there is one.
+    pub(super) fn take_killed(&mut self, who: Who) -> bool {
+        let process = self.running.iter_mut().find(|(name, _)| *name == who);
+        let was_killed = process.is_some_and(|(_, process)| {
+            !process.is_running() && exit_code(process.wait()) == KILLED
+        });
+        was_killed && self.take(who).is_some()
     }
 
     fn take(&mut self, who: Who) -> Option<Process> {
