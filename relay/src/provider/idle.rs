@@ -27,16 +27,14 @@ impl Turn<'_> {
         if self.must_end().is_some() {
             return Ok(());
         }
-        let due = self.drain.store.next_due(self.drain.domains).await?;
+        let mut due = self.next_due().await?;
         self.release();
         let delivered = self.settlements.tally().delivered;
         if delivered > std::mem::replace(&mut self.delivered, delivered) {
             self.pull.ended_well();
         }
         self.pull.waits();
-        let now = Instant::now();
-        let due = due.map(|due| now + due.max(DUE_MIN));
-        let mut keep_alive = now + wait;
+        let mut keep_alive = Instant::now() + wait;
         loop {
             let ruling = self.settlements.conclude_old().await;
             let until = [due, ruling].into_iter().flatten().min();
@@ -56,12 +54,21 @@ impl Turn<'_> {
             }
             if keep_alive <= now {
                 self.dialogue.noop().await.map_err(Broken::Idle)?;
+                // Who put a delivery off tells one other session, and that one may be gone.
+                due = [due, self.next_due().await?].into_iter().flatten().min();
                 keep_alive = Instant::now() + wait;
             }
         }
         self.is_dry = false;
         self.pull.goes_on();
         Ok(())
+    }
+
+    /// When the earliest delivery that was put off may be tried again. Whoever goes before tells another session.
+    async fn next_due(&mut self) -> Result<Option<Instant>, Broken> {
+        let due = self.drain.store.next_due(self.drain.domains).await?;
+        self.watch.looks_ahead(due.is_some());
+        Ok(due.map(|due| Instant::now() + due.max(DUE_MIN)))
     }
 
     fn release(&mut self) {

@@ -77,6 +77,7 @@ impl Wait<'_> {
                 Ok(Look::Nothing(pause)) => pause,
                 Err(error) => return Waited::Unavailable(error),
             };
+            mail.watch.looks_ahead(pause.is_some());
             self.pull.waits();
             tokio::select! {
                 biased;

@@ -162,9 +162,7 @@ impl Board {
         } else {
             gone.answers_for.into_iter().collect()
         };
-        left.iter()
-            .filter_map(|domain| self.tell(domain))
-            .collect()
+        left.iter().filter_map(|domain| self.tell(domain)).collect()
     }
 
     /// Marks who does not wait, and takes the waker of who came last.
