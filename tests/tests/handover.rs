@@ -257,6 +257,8 @@ fn many_refusals_do_not_end_the_session() {
         }
         let world = World::setup()
             .relay("domain.reports", "none")
+            // Side by side, one session could come by all that is refused.
+            .puller("relay.sessions", 1)
             .target(&inside.target())
             .start();
         world.send(&vec![to(&["nobody"]); 2 * COUNT]);
