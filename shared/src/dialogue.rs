@@ -12,10 +12,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
+use tokio::time::Instant;
 
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::client::{Awaited, Client, Dialect, Fault};
-use crate::smtp::limits::ClientTimeouts;
+use crate::smtp::limits::{ClientTimeouts, REPLY_LINE_OCTETS};
 use crate::smtp::parameter::{MailParameters, RcptParameters};
 use crate::smtp::reply::Reply;
 use crate::tls::ClientTls;
@@ -122,6 +123,8 @@ pub struct Dialogue {
     wire: Wire,
     client: Client,
     timeouts: ClientTimeouts,
+    /// Since when the reply that is due next was waited for.
+    waits_since: Option<Instant>,
     /// What came behind the last verdict of a message, for whoever asks next.
     afterwards: Option<LinkFault>,
 }
@@ -134,6 +137,7 @@ impl Dialogue {
             wire,
             client: Client::new(dialect),
             timeouts,
+            waits_since: None,
             afterwards: None,
         }
     }
@@ -448,13 +452,27 @@ impl Dialogue {
         sent.map(|()| done)
     }
 
-    /// Whether something came that was not looked at yet.
+    /// Whether a line came that was not looked at yet, or too much for one. The beginning of a line says nothing.
     #[must_use]
     pub fn has_heard(&self) -> bool {
-        !self.wire.input.is_empty()
+        let octets = self.wire.input.bytes();
+        octets.len() >= REPLY_LINE_OCTETS || memchr::memchr(b'\n', octets).is_some()
     }
 
-    /// Sends what was begun, and waits until something comes of what is due. Cancel-safe.
+    /// Since when the reply that is due next is waited for, whatever was done in between: from now on, if it was not before.
+    pub fn waits_since(&mut self) -> Instant {
+        *self.waits_since.get_or_insert_with(Instant::now)
+    }
+
+    /// How long the reply that is due next was waited for in vain.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.waits_since
+            .map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Sends what was begun, and waits until something comes of what is due. Cancel-safe: who comes back to it has
+    /// what is left of the time for that reply.
     ///
     /// # Errors
     /// [`LinkFault`]: there is no verdict on what is under way.
@@ -462,14 +480,19 @@ impl Dialogue {
         if let Some(fault) = self.afterwards.take() {
             return Err(fault);
         }
-        if self.has_heard() {
-            return Ok(());
+        while !self.has_heard() {
+            let awaited = self.client.awaits();
+            let allowed = awaited.map_or(self.timeouts.command, |awaited| self.timeout(awaited));
+            self.exchange(allowed).await?;
         }
-        let wait = self
-            .client
-            .awaits()
-            .map_or(self.timeouts.command, |awaited| self.timeout(awaited));
-        Ok(self.wire.exchange(&mut self.client.output, wait).await?)
+        Ok(())
+    }
+
+    /// Sends what was begun and takes in what comes, within the time allowed for the reply that is due next. That is counted
+    /// once for each reply: neither other work in between nor a part of it gives the peer more.
+    async fn exchange(&mut self, allowed: Duration) -> Result<(), LinkFault> {
+        let left = allowed.saturating_sub(self.waits_since().elapsed());
+        Ok(self.wire.exchange(&mut self.client.output, left).await?)
     }
 
     /// Waits that long while nothing is due, and keeps no memory for mail meanwhile. Cancel-safe.
@@ -483,9 +506,9 @@ impl Dialogue {
         self.nothing_early()?;
         self.client.release();
         self.wire.input.release();
-        let until = tokio::time::Instant::now() + wait;
+        let until = Instant::now() + wait;
         loop {
-            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            let left = until.saturating_duration_since(Instant::now());
             match self.wire.read(left).await {
                 Ok(()) => self.nothing_early()?,
                 Err(WireError::TimedOut) => return Ok(()),
@@ -528,10 +551,11 @@ impl Dialogue {
         if let Some(fault) = self.afterwards.take() {
             return Err(fault);
         }
-        let wait = self.timeout(awaited);
+        let allowed = self.timeout(awaited);
         loop {
             if let Some((found, reply)) = self.client.next(&mut self.wire.input)? {
                 debug_assert_eq!(found, awaited);
+                self.waits_since = None;
                 if reply.code() == 421 {
                     return Err(LinkFault::Unavailable(reply));
                 }
@@ -543,7 +567,7 @@ impl Dialogue {
                 }
                 return Ok(reply);
             }
-            self.wire.exchange(&mut self.client.output, wait).await?;
+            self.exchange(allowed).await?;
         }
     }
 

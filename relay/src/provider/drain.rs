@@ -30,6 +30,9 @@ use crate::settings::Settings;
 
 /// Deliveries claimed at a time. They are held from other sessions, so not too many.
 const CLAIM_MAX: usize = 64;
+/// A puller that was silent for so long while it owes a reply gets nothing more before it speaks: it may be stalled
+/// behind a connection that lives, and what it was not sent yet is for another session.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// One reversed session.
 pub(super) struct Drain<'a> {
@@ -180,6 +183,16 @@ pub(super) struct Turn<'t> {
 
 impl Turn<'_> {
     async fn run(&mut self) -> Result<Finish, Broken> {
+        let ended = self.work().await;
+        if let Err(Broken::Store(_)) = &ended {
+            // The puller is there, and what it says to what it was sent still counts. If it breaks off, that
+            // is free as ever, and the queue remains the cause.
+            let _ = self.wind_up().await;
+        }
+        ended
+    }
+
+    async fn work(&mut self) -> Result<Finish, Broken> {
         loop {
             if let Some(finish) = self.must_end() {
                 self.wind_up().await?;
@@ -217,7 +230,7 @@ impl Turn<'_> {
 
     /// Begins deliveries while there is room. What was answered meanwhile goes first, as it is free to be settled.
     async fn fill(&mut self) -> Result<(), Broken> {
-        while self.window.has_room() && !self.dialogue.has_heard() {
+        while self.window.has_room() && !self.dialogue.has_heard() && !self.is_stalled() {
             let Some(lease) = self.next_lease().await? else {
                 break;
             };
@@ -255,17 +268,39 @@ impl Turn<'_> {
         Ok(self.settlements.relieve().await?)
     }
 
-    /// Takes what the puller said to the oldest delivery, or news of more mail if that is faster.
-    async fn take(&mut self) -> Result<(), Broken> {
-        if self.is_dry && self.dialogue.client().awaits().is_some() {
-            tokio::select! {
-                biased;
-                heard = self.dialogue.hear() => heard?,
-                () = self.watch.news() => {
-                    self.is_dry = false;
-                    return Ok(());
-                }
+    /// The puller owes a reply, and has been silent for too long.
+    fn is_stalled(&self) -> bool {
+        self.dialogue.waited() >= SILENCE_MAX
+    }
+
+    /// Waits until the puller says something; false when there is something else to do before.
+    async fn hear(&mut self) -> Result<bool, Broken> {
+        if self.dialogue.client().awaits().is_none() || self.dialogue.has_heard() {
+            return Ok(true);
+        }
+        let since = self.dialogue.waits_since();
+        if self.is_stalled() {
+            self.dialogue.hear().await?;
+            return Ok(true);
+        }
+        tokio::select! {
+            biased;
+            heard = self.dialogue.hear() => {
+                heard?;
+                return Ok(true);
             }
+            () = tokio::time::sleep_until(since + SILENCE_MAX) => self.claimed.clear(),
+            () = self.watch.news(), if self.is_dry => {}
+        }
+        // Who no longer listens to news looks itself, once the puller has spoken.
+        self.is_dry = false;
+        Ok(false)
+    }
+
+    /// Takes what the puller said to the oldest delivery; or nothing, if there is news of more mail before.
+    async fn take(&mut self) -> Result<(), Broken> {
+        if !self.hear().await? {
+            return Ok(());
         }
         let Some(oldest) = self.window.oldest() else {
             return Ok(());
@@ -294,14 +329,20 @@ impl Turn<'_> {
         }
     }
 
-    /// Nothing more is begun, and what is under way has its verdict.
+    /// Nothing more is begun, and what is under way has its verdict. A queue that fails is told at the end.
     async fn wind_up(&mut self) -> Result<(), Broken> {
         self.claimed.clear();
         self.window.close();
+        // News is for others.
+        self.is_dry = false;
+        let mut failed = None;
         while !self.window.is_empty() {
-            self.take().await?;
+            match self.take().await {
+                Err(Broken::Store(error)) => failed = failed.or(Some(error)),
+                taken => taken?,
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// All that could be claimed was sent and answered: this is the end, or more may come.

@@ -409,3 +409,46 @@ async fn each_wait_has_the_deadline_of_the_standard() {
     assert!(matches!(fault, LinkFault::Wire(WireError::TimedOut)));
     assert_eq!(began.elapsed().as_secs(), 300);
 }
+
+/// Who looks after other things in between, or is given a part of the reply, has the same time for it.
+// covers: R5321-41
+#[tokio::test(start_paused = true)]
+async fn the_deadline_of_a_reply_does_not_begin_anew() {
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let mut dialogue = Dialogue::new(Wire::unix(ours), Dialect::Smtp, ClientTimeouts::default());
+    theirs.write_all(b"220 s\r\n").await.unwrap();
+    dialogue.greeting().await.unwrap();
+    assert_eq!(dialogue.waited(), Duration::ZERO);
+    dialogue.begin_reset();
+    let began = Instant::now();
+    for part in ["2", "5", "0", " "] {
+        let heard = tokio::time::timeout(minutes(1), dialogue.hear()).await;
+        assert!(heard.is_err(), "{heard:?}");
+        theirs.write_all(part.as_bytes()).await.unwrap();
+    }
+    assert!(dialogue.waited() >= minutes(4));
+    let fault = dialogue.hear().await.unwrap_err();
+    assert!(matches!(fault, LinkFault::Wire(WireError::TimedOut)));
+    let fault = dialogue.reset_verdict().await.unwrap_err();
+    assert!(matches!(fault, LinkFault::Wire(WireError::TimedOut)));
+    assert_eq!(began.elapsed().as_secs(), 300);
+}
+
+// covers: R5321-25
+#[tokio::test]
+async fn the_beginning_of_a_line_is_not_heard() {
+    for (words, is_heard) in [
+        ("2".to_owned(), false),
+        ("250 ok\r\n".to_owned(), true),
+        // The machine will refuse it.
+        ("2".repeat(REPLY_LINE_OCTETS), true),
+    ] {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut dialogue =
+            Dialogue::new(Wire::unix(ours), Dialect::Smtp, ClientTimeouts::default());
+        theirs.write_all(words.as_bytes()).await.unwrap();
+        dialogue.wire.read(Duration::from_secs(60)).await.unwrap();
+        assert_eq!(dialogue.has_heard(), is_heard, "{words}");
+    }
+}

@@ -441,6 +441,130 @@ async fn mail_that_comes_meanwhile_goes_behind_what_is_under_way() {
     assert_eq!(left(&world).await, "");
 }
 
+/// The clock goes on by so much at once, and whoever waited as long has noticed.
+async fn pass(world: &World, time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+    // The runtime looks at its clock while the queue answers.
+    left(world).await;
+}
+
+/// It took what it was sent and says nothing, and its connection lives.
+// covers: OWN-9
+#[tokio::test]
+async fn a_puller_that_is_stalled_keeps_no_mail_from_another_session() {
+    let world = world();
+    send(&world, 1..=20).await;
+    let mut stalled = Played::turn(&world, ALL, None).await;
+    stalled.hears(&flights(1..=16)).await;
+    pass(&world, SILENCE_MAX).await;
+    let free = async { while left(&world).await.matches("queued").count() < 4 {} };
+    tokio::time::timeout(PATIENCE, free).await.unwrap();
+    let mut puller = Played::turn(&world, ALL, None).await;
+    puller.hears(&flights(17..=20)).await;
+    puller.says(&"250 250 250 250 ".repeat(3)).await;
+    puller.says("250 250 250").await;
+    puller.ends().await;
+    // It may go on when it speaks again.
+    send(&world, 21..=21).await;
+    stalled.says("250 250 250").await;
+    stalled.hears(&format!("RSET {}", flights(21..=21))).await;
+    stalled.says(&"250 250 250 250 ".repeat(16)).await;
+    stalled.ends().await;
+    assert_eq!(left(&world).await, "");
+}
+
+// covers: OWN-9
+#[tokio::test]
+async fn news_is_not_for_a_puller_that_is_stalled() {
+    for wait in [None, LONG] {
+        let world = world();
+        send(&world, 1..=1).await;
+        let mut stalled = Played::turn(&world, ALL, wait).await;
+        stalled.hears("MAIL RCPT:1 BDAT:1").await;
+        pass(&world, SILENCE_MAX).await;
+        send(&world, 2..=2).await;
+        let mut puller = Played::turn(&world, ALL, None).await;
+        puller.hears("MAIL RCPT:2 BDAT:2").await;
+        send(&world, 3..=3).await;
+        puller.hears("RSET MAIL RCPT:3 BDAT:3").await;
+        puller.says("250 250 250 250 250 250 250").await;
+        puller.ends().await;
+        // What came meanwhile is not forgotten.
+        send(&world, 4..=4).await;
+        stalled.says("250 250 250").await;
+        stalled.hears("MAIL RCPT:4 BDAT:4").await;
+        stalled.says("250 250 250").await;
+        stalled.shutdown.cancel();
+        stalled.ends().await;
+        assert_eq!(left(&world).await, "");
+    }
+}
+
+/// Neither mail that comes meanwhile nor a part of a reply gives it more time.
+// covers: R5321-41
+#[tokio::test]
+async fn the_time_for_a_reply_is_counted_once() {
+    let world = world();
+    send(&world, 1..=1).await;
+    let mut puller = Played::turn(&world, ALL, LONG).await;
+    puller.hears("MAIL RCPT:1 BDAT:1").await;
+    pass(&world, SILENCE_MAX / 2).await;
+    send(&world, 2..=2).await;
+    puller.hears("RSET MAIL RCPT:2 BDAT:2").await;
+    puller.say("2").await;
+    left(&world).await;
+    pass(&world, ClientTimeouts::default().mail - SILENCE_MAX / 2).await;
+    let mut rest = Vec::new();
+    let closed = puller.stream.read_to_end(&mut rest);
+    let closed = tokio::time::timeout(PATIENCE, closed).await;
+    closed.expect("it waits no longer").unwrap();
+    puller.drain.await.unwrap();
+    assert_eq!(left(&world).await, "1 queued, 2 queued");
+}
+
+/// What the puller says to what it was sent counts also when no more can be claimed.
+// covers: OWN-6
+#[tokio::test]
+async fn a_queue_that_fails_throws_no_verdict_away() {
+    let large = "x".repeat(300_000);
+    let world = world();
+    send_to(&world, &["1"], &large).await;
+    let mut puller = Played::turn(&world, UNNAMED, None).await;
+    puller.hears("MAIL RCPT:1").await;
+    send(&world, 2..=2).await;
+    world.alter("ALTER TABLE message RENAME COLUMN reverse_path TO lost");
+    puller.says("250 250").await;
+    puller.hears("BDAT:xxxxxxxxx").await;
+    puller.says("250").await;
+    let mut rest = Vec::new();
+    puller.stream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&rest), "");
+    puller.drain.await.unwrap();
+    world.alter("ALTER TABLE message RENAME COLUMN lost TO reverse_path");
+    assert_eq!(left(&world).await, "2 queued");
+}
+
+/// What is not a line is neither a word nor a reason to let mail wait.
+// covers: R5321-25
+#[tokio::test]
+async fn the_beginning_of_a_line_holds_up_no_mail() {
+    let world = world();
+    let mut puller = Played::turn(&world, ALL, LONG).await;
+    until_it_waits(&world).await;
+    puller.say("2").await;
+    // It is read before the mail is there.
+    left(&world).await;
+    send(&world, 1..=1).await;
+    puller.hears("MAIL RCPT:1 BDAT:1").await;
+    puller.say("50 late\r\n").await;
+    puller.says("250 250").await;
+    puller.shutdown.cancel();
+    puller.ends().await;
+    assert_eq!(left(&world).await, "");
+}
+
 const LONG: Option<Duration> = Some(Duration::from_secs(3600));
 
 #[tokio::test]
