@@ -431,6 +431,10 @@ impl Dialogue {
     /// # Errors
     /// [`LinkFault`]: the connection must be closed.
     pub async fn flush(&mut self) -> Result<(), LinkFault> {
+        if self.client.awaits().is_some() {
+            // The peer has it from now on, whatever else is done before its reply is waited for.
+            self.waits_since();
+        }
         let output = &mut self.client.output;
         Ok(self.wire.write(output, self.timeouts.block).await?)
     }

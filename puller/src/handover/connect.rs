@@ -186,7 +186,8 @@ async fn log_in(setup: &Setup, dialogue: &mut Dialogue) -> Result<(), ConnectErr
         credentials: ClientCredentials {
             user: login.username.clone(),
             secret: setup.password.clone().map(Into::into),
-            remembered: Default::default(),            certificate: false,
+            remembered: Default::default(),
+            certificate: false,
         },
         weakest: Mechanism::Plain,
     };

@@ -39,9 +39,9 @@ use tokio::task::spawn_blocking;
 
 use self::body::Body;
 use self::spool::Spool;
+use self::sqlite::Shared;
 use self::sqlite::keeper::{self, Chore};
 use self::sqlite::writer::{Accept, Now, Settle, Verdict, Writer};
-use self::sqlite::Shared;
 
 pub use self::body::{BodyWriter, ContentReader, INLINE_BYTES};
 pub use self::envelope::{
@@ -272,7 +272,6 @@ impl Store {
         let copied = spawn_blocking(move || backup::copy(&shared, &directory, &mut watch));
         copied.await.map_err(|_| StoreError::Closed)?
     }
-
 }
 
 impl Drop for Threads {

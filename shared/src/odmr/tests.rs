@@ -216,7 +216,8 @@ impl Pair {
         let credentials = ClientCredentials {
             user: "corp".into(),
             secret: Some("pencil".into()),
-            remembered: Default::default(),            certificate: false,
+            remembered: Default::default(),
+            certificate: false,
         };
         Self {
             provider: provider::Config {

@@ -16,7 +16,8 @@ fn config(tls: TlsMode) -> Config {
     let credentials = ClientCredentials {
         user: "corp".into(),
         secret: Some("pencil".into()),
-        remembered: Default::default(),        certificate: false,
+        remembered: Default::default(),
+        certificate: false,
     };
     Config {
         hostname: "puller.example".into(),

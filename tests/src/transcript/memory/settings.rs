@@ -109,7 +109,8 @@ impl Settings {
         let credentials = ClientCredentials {
             user: crate::world::ACCOUNT.to_owned(),
             secret: Some(SECRET.into()),
-            remembered: Default::default(),            certificate: false,
+            remembered: Default::default(),
+            certificate: false,
         };
         Arc::new(customer::Config {
             hostname: PULLER_NAME.to_owned(),

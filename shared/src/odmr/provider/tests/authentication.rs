@@ -298,7 +298,8 @@ fn cram_md5_client() -> crate::sasl::Client {
     let credentials = crate::sasl::ClientCredentials {
         user: "corp".into(),
         secret: Some("pencil".into()),
-        remembered: Default::default(),        certificate: false,
+        remembered: Default::default(),
+        certificate: false,
     };
     let settings = crate::sasl::ClientSettings {
         credentials,
