@@ -404,7 +404,7 @@ async fn each_wait_has_the_deadline_of_the_standard() {
         assert_eq!(dialogue.timeout(awaited), minutes(expected), "{awaited:?}");
     }
     assert_eq!(dialogue.timeouts.block, minutes(3));
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let fault = dialogue.greeting().await.unwrap_err();
     assert!(matches!(fault, LinkFault::Wire(WireError::TimedOut)));
     assert_eq!(began.elapsed().as_secs(), 300);
