@@ -1,6 +1,5 @@
 //! Single calls of the relay that fail: in the log, in the database, in the spool; while mail comes and while it goes.
 
-use std::path::{Path, PathBuf};
 
 use atrn_tests::faults::{Fault, Row, Trace};
 use atrn_tests::process::wait_until;
@@ -44,17 +43,22 @@ pub(crate) fn spool() -> Vec<Row> {
     for error in ["EIO", "ENOSPC", "EMFILE"] {
         create_fails(&mut stage, error);
     }
-    for (call, error, on) in [
-        ("write", "EIO", On::File),
-        ("write", "ENOSPC", On::File),
-        ("write", "EDQUOT", On::File),
-        ("fdatasync", "EIO", On::File),
-        ("fdatasync", "ENOSPC", On::File),
-        ("openat", "EIO", On::Folder),
-        ("fsync", "EIO", On::Folder),
-        ("fsync", "ENOSPC", On::Folder),
+    for (call, error) in [
+        ("write", "EIO"),
+        ("write", "ENOSPC"),
+        ("write", "EDQUOT"),
+        ("fdatasync", "EIO"),
+        ("fdatasync", "ENOSPC"),
     ] {
-        file_fails(&mut stage, call, error, on);
+        file_fails(&mut stage, call, error);
+    }
+    // The thread that makes the file opens its folder next, and nothing else of the relay is synced by `fsync`.
+    for (call, when, error) in [
+        ("openat", "2", "EIO"),
+        ("fsync", "1", "EIO"),
+        ("fsync", "1", "ENOSPC"),
+    ] {
+        folder_fails(&mut stage, call, when, error);
     }
     log_fails_under_a_file(&mut stage);
     stage.end()
@@ -282,24 +286,31 @@ fn create_fails(stage: &mut Stage, error: &str) {
     stage.row("spool: file", "openat", error, &codes(&reply), TAKES_AGAIN);
 }
 
-/// What a call is about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum On {
-    File,
-    Folder,
+/// The folder that names the file fails, when the file was just made.
+fn folder_fails(stage: &mut Stage, call: &str, when: &str, error: &str) {
+    let mut sender = stage.connect();
+    let (queued, mark) = (stage.queued(), stage.mark());
+    let files = stage.world.relay.spool_files();
+    let fault = Fault::new(call, error).when(when);
+    let injected = fault.inject(stage.world.relay.id());
+    let reply = stage.send(&mut sender, LARGE);
+    assert!(injected.end().hits() > 0, "{call} {error}: not hit");
+    stage.assert_logged(&mark, "cannot hold a message");
+    wait_until("the file is removed", || {
+        stage.world.relay.spool_files() == files
+    });
+    stage.send_taken(&mut sender, LARGE);
+    assert_eq!(stage.queued(), queued + 1);
+    stage.row("spool: folder", call, error, &codes(&reply), TAKES_AGAIN);
 }
 
-fn file_fails(stage: &mut Stage, call: &str, error: &str, on: On) {
+fn file_fails(stage: &mut Stage, call: &str, error: &str) {
     let mut sender = stage.connect();
     let (queued, mark) = (stage.queued(), stage.mark());
     let files = stage.world.relay.spool_files();
     let large = stage.begin_large(&mut sender);
-    let (place, path) = match on {
-        On::File => ("spool: file", large.path.clone()),
-        On::Folder => ("spool: folder", folder_of(&large.path)),
-    };
     let injected = Fault::new(call, error)
-        .at(&path)
+        .at(&large.path)
         .inject(stage.world.relay.id());
     let reply = stage.end_large(&mut sender, &large);
     assert!(injected.end().hits() > 0, "{call} {error}: not hit");
@@ -309,7 +320,7 @@ fn file_fails(stage: &mut Stage, call: &str, error: &str, on: On) {
     });
     stage.send_taken(&mut sender, LARGE);
     assert_eq!(stage.queued(), queued + 1);
-    stage.row(place, call, error, &codes(&reply), TAKES_AGAIN);
+    stage.row("spool: file", call, error, &codes(&reply), TAKES_AGAIN);
 }
 
 /// The file is whole and synced, and the commit that names it fails.
@@ -405,8 +416,4 @@ fn removal_fails(stage: &mut Stage) {
         "`250 2.0.0`",
         "the file stays, and is swept at the next start",
     );
-}
-
-fn folder_of(file: &Path) -> PathBuf {
-    file.parent().expect("a folder").to_owned()
 }
