@@ -35,7 +35,8 @@ fn world(target: &str, sessions: usize, times: usize) -> (World, LossyLine) {
     let mut setup = World::setup()
         .tls(Tls::Off)
         .target(target)
-        .relay("smtp.max_connections_per_ip", 10 * SESSIONS as i64);
+        .relay("smtp.max_connections_per_ip", 10 * SESSIONS as i64)
+        .relay("domain.reports", "none");
     for session in 0..sessions {
         setup = setup.domain(&domain(session));
     }
@@ -202,7 +203,6 @@ fn a_lost_answer_does_not_hide_a_refusal() {
         .with("nobody@")
         .reply("550 5.1.1 no such user");
     let (world, line) = world(&inside.target(), 1, 1);
-    world.relay.configure_domain(&domain(0), "reports", "none");
     let people = ["ann", "nobody"].map(|name| format!("{name}@{}", domain(0)));
     let paths: Vec<&str> = people.iter().map(String::as_str).collect();
     let messages: Vec<_> = (0..COUNT)
