@@ -59,6 +59,14 @@ struct State {
     heard: Heard,
     streams: Vec<TcpStream>,
     is_frozen: bool,
+    /// Connections before this one were frozen once, and stay so.
+    frozen_before: usize,
+}
+
+impl State {
+    fn is_frozen(&self, connection: usize) -> bool {
+        self.is_frozen || connection < self.frozen_before
+    }
 }
 
 impl Heard {
@@ -162,7 +170,9 @@ impl Tap {
 
     /// From now on nothing goes through, and no end is told of the other's.
     pub fn freeze(&self) {
-        self.shared.state().is_frozen = true;
+        let mut state = self.shared.state();
+        state.is_frozen = true;
+        state.frozen_before = state.heard.connections;
     }
 
     /// New connections go through; those that were frozen stay so.
@@ -234,7 +244,7 @@ impl Shared {
                 break;
             }
         }
-        if self.state().is_frozen {
+        if self.state().is_frozen(connection) {
             return;
         }
         to.shutdown(Shutdown::Write).ok();
@@ -248,7 +258,7 @@ impl Shared {
     /// Writes down what was said before it goes on; false when it does not.
     fn hear(&self, connection: usize, by: End, line: &mut Vec<u8>, mut octets: &[u8]) -> bool {
         let mut state = self.state();
-        if state.is_frozen {
+        if state.is_frozen(connection) {
             return false;
         }
         while let Some(end) = octets.iter().position(|&octet| octet == b'\n') {
