@@ -205,6 +205,8 @@ fn so_many_leave_in_an_hour_over_all_sessions_of_a_daemon() {
     let (inside, outside) = (Inside::smtp(), Inside::smtp());
     let settings = [
         ("reports.max_per_hour", 5.into()),
+        // New settings end a session of instant mode wherever it is.
+        ("relay.mode", "poll".into()),
         ("relay.every", "1s".into()),
         ("relay.jitter", "0s".into()),
     ];
