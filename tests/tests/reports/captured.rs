@@ -205,8 +205,9 @@ fn so_many_leave_in_an_hour_over_all_sessions_of_a_daemon() {
     let (inside, outside) = (Inside::smtp(), Inside::smtp());
     let settings = [
         ("reports.max_per_hour", 5.into()),
-        // New settings end a session of instant mode wherever it is.
+        // New settings end a session of instant mode wherever it is, and a main one ends those beside it.
         ("relay.mode", "poll".into()),
+        ("relay.sessions", 1.into()),
         ("relay.every", "1s".into()),
         ("relay.jitter", "0s".into()),
     ];
