@@ -1,6 +1,5 @@
 //! Single calls of the relay that fail: in the log, in the database, in the spool; while mail comes and while it goes.
 
-
 use atrn_tests::faults::{Fault, Row, Trace};
 use atrn_tests::process::wait_until;
 
