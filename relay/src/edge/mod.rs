@@ -5,6 +5,7 @@
 
 pub(crate) mod policy;
 mod session;
+mod transaction;
 
 use std::net::{IpAddr, SocketAddr};
 
