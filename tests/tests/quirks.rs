@@ -119,6 +119,11 @@ fn an_exim_that_offers_chunking_gets_chunks() {
         peer.send(line);
     }
     for number in 1..=2 {
+        if number == 2 {
+            // The second message was on its way before the first was answered.
+            peer.expect_command("RSET");
+            peer.send("250 Reset OK");
+        }
         let mail = peer.expect_command("MAIL FROM:<sender@source.example> SIZE=");
         let rcpt = peer.expect_command("RCPT TO:<user@example.org>");
         let bdat = peer.expect_command("BDAT ");
