@@ -14,6 +14,7 @@ mod edge;
 mod expiry;
 pub mod fragments;
 mod metrics;
+pub mod names;
 mod provider;
 pub mod queue;
 mod report;

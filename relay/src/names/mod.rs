@@ -1,0 +1,123 @@
+//! The only way to DNS. The mail process can open no socket, so a child process asks: [`Names`] sends it questions over a
+//! socketpair and waits for the answers, for a bounded time.
+//!
+//! * `protocol`: the frames between the two, as pure functions;
+//! * `cache`: answers that are still good, and questions that are under way;
+//! * `channel`: the socket, seen from the mail process;
+//! * `child`: the other process, and the guardian that starts it again;
+//! * `reverse`: what the names of a client say about it.
+
+#[doc(hidden)]
+pub mod protocol;
+
+use std::net::IpAddr;
+
+pub use protocol::{Mx, SpfAnswer, SpfIdentity, SpfQuestion, SpfResult};
+use protocol::{Name, Question, Records};
+
+/// The answer to a question.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Answer<T> {
+    /// Here it is.
+    Found(T),
+    /// There is no such name, or it has no such records: whoever is responsible said so.
+    Absent,
+    /// Nobody could say: no answer in time, a name server in trouble, look-ups that are off.
+    Trouble(Trouble),
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Trouble {
+    /// Too many questions are under way.
+    Busy,
+    /// The resolver child is not there.
+    Gone,
+    /// Look-ups are switched off.
+    Off,
+    /// The name servers answered that they cannot, or nonsense.
+    Servers,
+    /// No answer in time.
+    TimedOut,
+}
+
+/// Asks. Clones are cheap handles of the same cache and the same child.
+#[derive(Clone, Debug)]
+pub struct Names {}
+
+impl Names {
+    /// Asks nobody: every answer is [`Trouble::Off`].
+    #[must_use]
+    pub fn off() -> Self {
+        Self {}
+    }
+
+    /// Whether look-ups are switched off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        true
+    }
+
+    /// The names that an address claims to have (PTR). Nothing is confirmed.
+    pub async fn pointers(&self, address: IpAddr) -> Answer<Vec<String>> {
+        match self.ask(Question::Pointers(address)).await {
+            Answer::Found(Records::Pointers(names)) => Answer::Found(names),
+            other => other.without_records(),
+        }
+    }
+
+    /// The addresses of a name, of both families.
+    pub async fn addresses(&self, name: &str) -> Answer<Vec<IpAddr>> {
+        match self.ask_name(name, Question::Addresses).await {
+            Answer::Found(Records::Addresses(addresses)) => Answer::Found(addresses),
+            other => other.without_records(),
+        }
+    }
+
+    /// The mail exchangers of a domain, by preference.
+    pub async fn mx(&self, name: &str) -> Answer<Vec<Mx>> {
+        match self.ask_name(name, Question::Mx).await {
+            Answer::Found(Records::Mx(exchangers)) => Answer::Found(exchangers),
+            other => other.without_records(),
+        }
+    }
+
+    /// The texts of a name, the strings of each joined.
+    pub async fn txt(&self, name: &str) -> Answer<Vec<Vec<u8>>> {
+        match self.ask_name(name, Question::Txt).await {
+            Answer::Found(Records::Txt(texts)) => Answer::Found(texts),
+            other => other.without_records(),
+        }
+    }
+
+    /// Whether a client may send for a domain. Evaluated by the child, whole.
+    pub async fn spf(&self, question: SpfQuestion) -> Answer<SpfAnswer> {
+        match self.ask(Question::Spf(question)).await {
+            Answer::Found(Records::Spf(answer)) => Answer::Found(answer),
+            other => other.without_records(),
+        }
+    }
+
+    async fn ask_name(&self, name: &str, question: fn(Name) -> Question) -> Answer<Records> {
+        match Name::parse(name) {
+            Some(name) => self.ask(question(name)).await,
+            // A name that cannot be has no records.
+            None => Answer::Absent,
+        }
+    }
+
+    async fn ask(&self, _: Question) -> Answer<Records> {
+        Answer::Trouble(Trouble::Off)
+    }
+}
+
+impl Answer<Records> {
+    /// Records of another kind than was asked for are no answer.
+    fn without_records<T>(self) -> Answer<T> {
+        match self {
+            Self::Found(_) => Answer::Trouble(Trouble::Servers),
+            Self::Absent => Answer::Absent,
+            Self::Trouble(trouble) => Answer::Trouble(trouble),
+        }
+    }
+}
