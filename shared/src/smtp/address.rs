@@ -339,7 +339,7 @@ fn quoted_string_length(text: &str) -> Result<usize, AddressError> {
                 _ => return Err(AddressError::Syntax),
             },
             ' '..='~' => {}
-            other if !other.is_ascii() && !other.is_control() => {}
+            other if is_beyond_ascii(other) => {}
             _ => return Err(AddressError::Syntax),
         }
     }
@@ -350,7 +350,12 @@ fn quoted_string_length(text: &str) -> Result<usize, AddressError> {
 fn is_atext(character: char) -> bool {
     character.is_ascii_alphanumeric()
         || "!#$%&'*+-/=?^_`{|}~".contains(character)
-        || (!character.is_ascii() && !character.is_control())
+        || is_beyond_ascii(character)
+}
+
+/// `UTF8-non-ascii` of RFC 6531 §3.3, without what is a blank or the end of a line to somebody else (U+0085, U+2028, U+3000).
+fn is_beyond_ascii(character: char) -> bool {
+    !character.is_ascii() && !character.is_control() && !character.is_whitespace()
 }
 
 /// `@a,@b:user@c` → `user@c`: the route of a reverse-path is ignored (RFC 5321 §4.1.1.3).
@@ -456,6 +461,10 @@ mod tests {
             "a,b@example.com",
             "user@exa_mple.com",
             "a\u{0}b@example.com",
+            "a\u{85}b@example.com",
+            "a\u{2028}b@example.com",
+            "\"a\u{2029}b\"@example.com",
+            "\u{3000}a@example.com",
         ] {
             assert!(Mailbox::parse(bad).is_err(), "{bad:?}");
         }

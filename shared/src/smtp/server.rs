@@ -34,6 +34,8 @@ pub struct Config {
     pub recipients_max: usize,
     /// Refusals by the machine, and those that the driver counts, before 421.
     pub errors_max: u32,
+    /// Command lines in a row that bring no message, before 421: a peer that keeps us busy and never says anything.
+    pub commands_max: u32,
     /// Octets of a header section (R5321-20).
     pub header_octets_max: usize,
     /// `Received` fields of a message that is not looping (R5321-18).
@@ -43,8 +45,12 @@ pub struct Config {
     pub local_part_forbidden: String,
 }
 
-/// The default of [`Config::local_part_forbidden`].
-pub const LOCAL_PART_FORBIDDEN: &str = "%!@/\\|";
+/// The default of [`Config::local_part_forbidden`]: the signs themselves, and those that some server's normalisation
+/// (NFKC) would turn into them.
+pub const LOCAL_PART_FORBIDDEN: &str = "%!@/\\|％﹪！︕﹗＠﹫／＼﹨｜";
+
+/// The default of [`Config::commands_max`]: far above what a large transaction and the signs of life of a day need.
+pub const COMMANDS_MAX: u32 = 10_000;
 
 /// Refusals kept for the driver between two of its looks.
 const REFUSALS_KEPT: usize = 32;
@@ -58,6 +64,7 @@ impl Config {
             extensions,
             recipients_max: RECIPIENTS_MIN,
             errors_max: 20,
+            commands_max: COMMANDS_MAX,
             header_octets_max: HEADER_OCTETS,
             received_max: RECEIVED_FIELDS,
             local_part_forbidden: LOCAL_PART_FORBIDDEN.to_owned(),
@@ -231,6 +238,10 @@ pub struct Server {
     between_chunks: Option<Inspector>,
     slots: VecDeque<Slot>,
     errors: u32,
+    /// Command lines so far …
+    lines_read: u64,
+    /// … and how many of them there were when they last brought anything.
+    lines_at_message: u64,
     refusals: Vec<Reply>,
     /// Replies to be sent.
     pub output: Vec<u8>,
@@ -265,6 +276,8 @@ impl Server {
             between_chunks: None,
             slots: VecDeque::new(),
             errors: 0,
+            lines_read: 0,
+            lines_at_message: 0,
             refusals: Vec::new(),
             output: Vec::new(),
         };
@@ -343,6 +356,13 @@ impl Server {
         }
     }
 
+    /// Command lines so far. Who waits for a command goes by this and not by octets, or a line that comes drop by drop
+    /// would never be late.
+    #[must_use]
+    pub fn lines_read(&self) -> u64 {
+        self.lines_read
+    }
+
     /// What the machine itself refused since it was last asked: for the log, as every refusal has a reason that
     /// somebody will ask for.
     pub fn take_refusals(&mut self) -> Vec<Reply> {
@@ -371,7 +391,14 @@ impl Server {
     }
 
     fn next_command(&mut self, input: &mut Input) -> Step {
-        match self.lines.next(input, COMMAND_LINE_OCTETS) {
+        let commands_max = u64::from(self.config.commands_max);
+        if self.lines_read - self.lines_at_message > commands_max {
+            self.refuse_and_close(Reply::new(421, "4.7.0", "Too many commands, closing"));
+            return self.abandon(None).into();
+        }
+        let line = self.lines.next(input, COMMAND_LINE_OCTETS);
+        self.lines_read += u64::from(line != Line::Incomplete);
+        match line {
             Line::Incomplete => return Step::Event(Event::NeedInput),
             Line::Control => self.refuse(Reply::new(
                 500,

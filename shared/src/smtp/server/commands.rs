@@ -10,6 +10,9 @@ use crate::smtp::data;
 use crate::smtp::parameter::{MailParameters, ParameterError, RcptParameters};
 use crate::smtp::reply::Reply;
 
+/// Octets from which on a chunk counts for something.
+const CHUNK_OCTETS_MIN: u64 = 512;
+
 impl Server {
     /// One command. `alone`: nothing arrived behind it.
     pub(super) fn command(
@@ -244,6 +247,8 @@ impl Server {
         }
         let transaction = self.transaction.as_mut()?;
         transaction.chunking = true;
+        // A chunk of some size brings a part of the message. A drop of it does not.
+        self.lines_at_message += u64::from(octets >= CHUNK_OCTETS_MIN);
         if !first {
             self.state = State::Content(body);
             return None;

@@ -149,6 +149,7 @@ impl Server {
             self.refuse(fault.reply());
             return self.abandon(Some(fault.reply()));
         }
+        self.lines_at_message = self.lines_read;
         let transaction = self.transaction.take();
         let number = transaction.as_ref().map_or(0, |open| open.number);
         self.ahead.extend(transaction.filter(|open| open.is_ahead));

@@ -634,3 +634,114 @@ fn run(hello: &[u8], rest: &[u8], piece: usize) -> Seen {
     seen.replies = String::from_utf8(server.output).unwrap();
     seen
 }
+
+fn server_of(config: Config) -> Server {
+    let mut server = Server::new(Arc::new(config), Tls::Unavailable);
+    server.output.clear();
+    server
+}
+
+/// Feeds the server, says yes to everything, and gives back the replies.
+fn fed(server: &mut Server, octets: &[u8]) -> String {
+    let mut input = Input::new();
+    input.push(octets);
+    loop {
+        match server.next(&mut input) {
+            Event::NeedInput | Event::Closed | Event::StartTls => break,
+            Event::Mail(..) | Event::Recipient(..) | Event::EndOfMessage(_) => {
+                server.answer(Reply::new(250, "2.0.0", "Ok"));
+            }
+            Event::Content(_) => server.answer(Reply::bare(354, "Go ahead")),
+            Event::Body(_) | Event::Abandoned(_) => {}
+        }
+    }
+    String::from_utf8(std::mem::take(&mut server.output)).unwrap()
+}
+
+// covers: R5321-21
+#[test]
+fn commands_that_bring_no_message_come_to_an_end() {
+    let few = || Config {
+        commands_max: 5,
+        ..Config::clone(&config())
+    };
+    let flood = |line: &str| line.repeat(20);
+    let begin = "EHLO a.example\r\n";
+    for line in ["NOOP\r\n", "RSET\r\n", "VRFY a\r\n", "HELP\r\n"] {
+        let mut server = server_of(few());
+        let _ = fed(&mut server, begin.as_bytes());
+        let replies = fed(&mut server, flood(line).as_bytes());
+        assert_eq!(codes(&replies).len(), 6, "{replies}");
+        assert!(
+            replies.ends_with("421 4.7.0 Too many commands, closing\r\n"),
+            "{replies}"
+        );
+    }
+    // Within a message too: recipients beyond the limit are no errors, and chunks may be empty.
+    for (opening, line, answered) in [
+        ("MAIL FROM:<>\r\n", "RCPT TO:<a@b.example>\r\n", 5),
+        ("MAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\n", "BDAT 0\r\n", 4),
+    ] {
+        let mut server = server_of(few());
+        let _ = fed(&mut server, begin.as_bytes());
+        let _ = fed(&mut server, opening.as_bytes());
+        let replies = fed(&mut server, flood(line).as_bytes());
+        assert_eq!(codes(&replies).len(), answered, "{replies}");
+        assert!(
+            replies.ends_with("421 4.7.0 Too many commands, closing\r\n"),
+            "{replies}"
+        );
+    }
+}
+
+#[test]
+fn who_brings_mail_may_say_as_much_as_it_takes() {
+    let mut server = server_of(Config {
+        commands_max: 5,
+        ..Config::clone(&config())
+    });
+    let _ = fed(&mut server, b"EHLO a.example\r\n");
+    let message = "RSET\r\nMAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nBDAT 1 LAST\r\nx";
+    let replies = fed(&mut server, message.repeat(20).as_bytes());
+    assert!(
+        codes(&replies).iter().all(|code| *code == "250"),
+        "{replies}"
+    );
+    // Large content in many chunks is one message on its way.
+    let chunk = format!("BDAT 512\r\n{}", "x".repeat(512));
+    let chunks = format!(
+        "MAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\n{}BDAT 0 LAST\r\n",
+        chunk.repeat(20)
+    );
+    let mut server = server_of(Config {
+        commands_max: 5,
+        extensions: Extensions {
+            chunking: true,
+            ..Extensions::default()
+        },
+        ..Config::clone(&config())
+    });
+    let _ = fed(&mut server, b"EHLO a.example\r\n");
+    let replies = fed(&mut server, chunks.as_bytes());
+    assert!(
+        codes(&replies).iter().all(|code| *code == "250"),
+        "{replies}"
+    );
+    assert_eq!(codes(&replies).len(), 23);
+}
+
+/// What another server's normalisation makes a route of.
+// covers: R5321-7
+#[test]
+fn wide_signs_are_refused_as_the_plain_ones() {
+    let mut server = server_of(Config::clone(&config()));
+    let _ = fed(&mut server, b"EHLO a.example\r\n");
+    let _ = fed(&mut server, b"MAIL FROM:<> SMTPUTF8\r\n");
+    for sign in "％﹪！︕﹗＠﹫／＼﹨｜".chars() {
+        let replies = fed(
+            &mut server,
+            format!("RCPT TO:<a{sign}c.example@b.example>\r\n").as_bytes(),
+        );
+        assert!(replies.starts_with("550 5.1.1"), "{sign}: {replies}");
+    }
+}
