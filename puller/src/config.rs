@@ -117,8 +117,16 @@ pub struct Limits {
     pub max_message_size: u64,
     /// Of one transaction.
     pub max_recipients: usize,
-    /// For each reply and each block of content.
+    /// Refusals that are the relay's own fault, in a session.
+    pub max_errors: usize,
+    /// Commands in a row that bring no message.
+    pub max_commands: usize,
+    /// For each reply, each command and each block of content.
     pub reply_timeout: Duration,
+    /// For all that we wait for the relay in one transaction.
+    pub transaction_timeout: Duration,
+    /// A session that goes on and on is begun anew after so long, between two messages.
+    pub session_timeout: Duration,
 }
 
 impl Limits {
@@ -411,7 +419,11 @@ impl Default for Limits {
         Self {
             max_message_size: 50_000_000,
             max_recipients: 1_000,
+            max_errors: 20,
+            max_commands: 10_000,
             reply_timeout: minutes(5),
+            transaction_timeout: minutes(30),
+            session_timeout: minutes(24 * 60),
         }
     }
 }

@@ -30,8 +30,6 @@ use crate::reports::{Reports, Switch};
 const DATA_TIMEOUT: Duration = Duration::from_secs(3 * 60);
 /// What goes out when a session ends has this long.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
-/// A session that goes on and on is begun anew some time, between two messages.
-const SESSION_TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 mod delivery;
 mod in_step;
@@ -134,7 +132,10 @@ struct Session<'t> {
     count: u64,
     tally: Tally,
     started: Instant,
+    /// When the relay last said a whole command, or heard from us: from then on it is its turn.
     heard_at: Instant,
+    /// Command lines by then.
+    lines_heard: u64,
     /// When connections to the target are closed, unless mail comes before.
     rest_at: Option<Instant>,
     /// The connection failed while something else was waited for.
@@ -167,6 +168,7 @@ impl<'t> Session<'t> {
             tally: Tally::default(),
             started: now,
             heard_at: now,
+            lines_heard: 0,
             rest_at: Some(now + REST_AFTER),
             lost: None,
             failing: None,
@@ -249,13 +251,12 @@ impl<'t> Session<'t> {
         }
         let is_idle = self.stream.is_empty() && !self.server.in_transaction();
         if is_idle {
-            if self.started.elapsed() > SESSION_TIME_MAX {
-                let reply = Reply::new(421, "4.3.2", "This session has lasted long enough");
-                self.fail(reply, End::Quit);
+            if self.is_long() {
                 return Ok(());
             }
             self.terms.flow.pause(self.tally);
         }
+        self.note_turn();
         let (wait, began) = (self.wait()?, Instant::now());
         let in_step = self.server.in_transaction() && matches!(self.open.stage, Stage::InStep);
         let rest_at = self.rest_at.filter(|_| is_idle);
@@ -268,7 +269,7 @@ impl<'t> Session<'t> {
                     self.heard_at = Instant::now();
                 }
             }
-            outcome = self.wire.exchange(&mut self.server.output, wait) => self.heard(outcome)?,
+            outcome = self.wire.exchange(&mut self.server.output, wait) => self.heard(&outcome).map_or(outcome, Ok)?,
             () = self.terms.stop.cancelled(), if !in_step => self.stop(),
             () = sleep_until(rest_at.unwrap_or(began)), if rest_at.is_some() => {
                 self.rest_at = None;
@@ -278,38 +279,63 @@ impl<'t> Session<'t> {
         if let Some(content) = &mut self.open.message.content {
             content.waited += began.elapsed();
         }
+        if !is_idle && !is_busy {
+            self.open.waited += began.elapsed();
+        }
         Ok(())
+    }
+
+    /// From here on it is the relay's turn, if it said something whole, or is to hear something. Mere octets do not count:
+    /// a command that comes drop by drop would never be late.
+    fn note_turn(&mut self) {
+        let lines = self.server.lines_read();
+        if lines != self.lines_heard || !self.server.output.is_empty() {
+            self.lines_heard = lines;
+            self.heard_at = Instant::now();
+        }
     }
 
     /// How long the relay may be silent.
     fn wait(&self) -> Result<Duration, WireError> {
         let limits = &self.terms.limits;
-        match &self.open.message.content {
-            None if self.server.in_transaction() || !self.stream.is_empty() => {
-                Ok(limits.reply_timeout)
+        let silence = self.heard_at.elapsed();
+        let in_transaction = self.server.in_transaction();
+        let wait = match &self.open.message.content {
+            None if in_transaction || !self.stream.is_empty() => {
+                limits.reply_timeout.saturating_sub(silence)
             }
-            None => {
-                let silence = self.heard_at.elapsed();
-                Ok(self.terms.idle_timeout.saturating_sub(silence))
-            }
+            None => self.terms.idle_timeout.saturating_sub(silence),
             Some(content) => {
                 let silence = limits.reply_timeout.min(DATA_TIMEOUT);
                 let wait = pace::next_wait(content.waited, content.octets, silence);
-                wait.ok_or(WireError::TimedOut)
+                wait.ok_or(WireError::TimedOut)?
             }
+        };
+        let left = limits.transaction_timeout.checked_sub(self.open.waited);
+        match left.filter(|left| !left.is_zero()) {
+            _ if !in_transaction => Ok(wait),
+            Some(left) => Ok(wait.min(left)),
+            None => Err(WireError::TimedOut),
         }
     }
 
-    fn heard(&mut self, outcome: Result<(), WireError>) -> Result<(), WireError> {
+    /// Whether what came of the wait is no end: it is our turn, and the relay has nothing to say before it hears of what
+    /// is under way.
+    fn heard(&mut self, outcome: &Result<(), WireError>) -> Option<()> {
         let owes_content = self.open.message.content.is_some();
-        match outcome {
-            Ok(()) => self.heard_at = Instant::now(),
-            // It is our turn: the relay has nothing to say before it hears of what is under way.
-            Err(WireError::TimedOut)
-                if !self.stream.is_empty() && self.server.output.is_empty() && !owes_content => {}
-            Err(error) => return Err(error),
+        let is_ours = !self.stream.is_empty() && self.server.output.is_empty() && !owes_content;
+        let is_early = matches!(outcome, Err(WireError::TimedOut)) && is_ours;
+        is_early.then(|| self.heard_at = Instant::now())
+    }
+
+    /// Whether the session has lasted long enough. It ends where a message ends, or before one begins.
+    fn is_long(&mut self) -> bool {
+        let is_long = self.started.elapsed() > self.terms.limits.session_timeout;
+        if is_long {
+            let reply = Reply::new(421, "4.3.2", "This session has lasted long enough");
+            self.fail(reply, End::Quit);
         }
-        Ok(())
+        is_long
     }
 
     async fn mail(
@@ -325,6 +351,9 @@ impl<'t> Session<'t> {
         drop(self.server.take_refusals());
         if self.terms.stop.is_cancelled() {
             self.stop();
+            return Ok(());
+        }
+        if self.is_long() {
             return Ok(());
         }
         if let Some(id) = &parameters.delivery_id {

@@ -57,8 +57,24 @@ impl Limits {
                 value.size(&SIZES)
             }),
             max_recipients: section.or("max_recipients", default.max_recipients, recipients),
+            max_errors: section.or("max_errors", default.max_errors, |value| {
+                value.integer(&(1..=1_000)).map(|number| number as usize)
+            }),
+            max_commands: section.or("max_commands", default.max_commands, |value| {
+                value
+                    .integer(&(1_000..=1_000_000))
+                    .map(|number| number as usize)
+            }),
             reply_timeout: section.or("reply_timeout", default.reply_timeout, |value| {
                 value.duration(&TIMEOUTS)
+            }),
+            transaction_timeout: section.or(
+                "transaction_timeout",
+                default.transaction_timeout,
+                |value| value.duration(&TIMEOUTS),
+            ),
+            session_timeout: section.or("session_timeout", default.session_timeout, |value| {
+                value.duration(&SESSIONS)
             }),
         }
     }
@@ -430,6 +446,8 @@ const ODMR_PORT: u16 = 366;
 const NOT_AVAILABLE: &str = "not available in this version, ignored";
 const SIZES: RangeInclusive<u64> = 65_536..=100_000_000_000;
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+const SESSIONS: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(7 * 86_400);
 const INTERVALS: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
 /// Sessions may be silent for so long; deadlines of ours that meet such a silence follow from it.

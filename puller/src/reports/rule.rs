@@ -257,7 +257,6 @@ mod tests {
             ("\"ann\"", false),
             ("buy\u{a0}now", false),
             ("buy\u{3000}now", false),
-            ("buy\u{2028}now", false),
             ("buy\u{2800}now", false),
             ("buy\u{200b}now", false),
             ("\u{202e}nna", false),

@@ -31,8 +31,13 @@ pub(super) fn machine(terms: &Terms, handover: &Handover) -> Config {
         ..Extensions::default()
     };
     let config = Config::new(&terms.hostname, extensions);
+    let limits = &terms.limits;
+    // The largest transaction that is allowed is possible.
+    let commands_max = limits.max_commands.max(limits.max_recipients + 100);
     Config {
-        recipients_max: terms.limits.max_recipients,
+        recipients_max: limits.max_recipients,
+        errors_max: u32::try_from(limits.max_errors).unwrap_or(u32::MAX),
+        commands_max: u32::try_from(commands_max).unwrap_or(u32::MAX),
         // What a relay with the same limits took has its trace field on top.
         header_octets_max: HEADER_OCTETS + RELAY_TRACE_OCTETS,
         received_max: RECEIVED_FIELDS + 1,

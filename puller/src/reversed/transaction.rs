@@ -1,5 +1,7 @@
 //! A transaction of the relay: what it asked, in order, and the answers once the target has spoken.
 
+use std::time::Duration;
+
 use atrn_shared::smtp::address::{ForwardPath, ReversePath};
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
 use atrn_shared::smtp::reply::Reply;
@@ -19,6 +21,8 @@ pub(super) struct Transaction {
     /// Everything that waits for an answer, in order.
     pub(super) asked: Vec<Asked>,
     pub(super) stage: Stage,
+    /// How long we have waited for the relay in it.
+    pub(super) waited: Duration,
 }
 
 /// How far it has come.
@@ -63,6 +67,7 @@ impl Transaction {
             group: Group::default(),
             asked: Vec::new(),
             stage: Stage::InStep,
+            waited: Duration::ZERO,
         }
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct Asking<'p> {
     handover: Option<&'p mut Handover>,
     /// Whether the relay waits for mail (XWAIT), once it has said what it offers.
     offers_wait: Option<bool>,
+    /// Since when the reply that is due is waited for.
+    waits_since: Instant,
 }
 
 impl<'p> Asking<'p> {
@@ -59,6 +61,7 @@ impl<'p> Asking<'p> {
             flow,
             handover: Some(handover),
             offers_wait: None,
+            waits_since: Instant::now(),
         }
     }
 
@@ -70,6 +73,7 @@ impl<'p> Asking<'p> {
             flow,
             handover: None,
             offers_wait: None,
+            waits_since: Instant::now(),
         }
     }
 
@@ -154,8 +158,12 @@ impl<'p> Asking<'p> {
 
     /// Sends what is due and reads what comes.
     async fn listen(&mut self, wire: &mut Wire, customer: &mut Customer) -> Result<(), WireError> {
-        let limits = &self.pull.limits;
         let awaited = customer.awaited();
+        // A reply that comes drop by drop has no longer than one that comes at once.
+        if !customer.output.is_empty() || awaited == Awaited::Greeting && wire.input.is_empty() {
+            self.waits_since = Instant::now();
+        }
+        let waited = self.waits_since.elapsed();
         if self.offers_wait.is_none() && customer.extensions().atrn {
             self.offers_wait = Some(customer.extensions().wait.is_some());
         }
@@ -163,10 +171,11 @@ impl<'p> Asking<'p> {
             Awaited::Atrn => return self.await_atrn(wire, customer).await,
             Awaited::Quit => QUIT_TIMEOUT,
             Awaited::Greeting | Awaited::Ehlo | Awaited::StartTls | Awaited::Auth => {
-                limits.reply_timeout
+                self.pull.limits.reply_timeout
             }
         };
-        wire.exchange(&mut customer.output, timeout).await
+        let left = timeout.saturating_sub(waited);
+        wire.exchange(&mut customer.output, left).await
     }
 
     /// The reply to ATRN, which may take its time (R2645-15). A target that has nothing to do meanwhile is left alone.
@@ -176,7 +185,8 @@ impl<'p> Asking<'p> {
         customer: &mut Customer,
     ) -> Result<(), WireError> {
         let wait = customer.wait();
-        let timeout = self.pull.atrn_timeout(wait);
+        let waited = self.waits_since.elapsed();
+        let timeout = self.pull.atrn_timeout(wait).saturating_sub(waited);
         if !customer.output.is_empty() && self.flow.connected(customer.extensions().wait) {
             let (relay, session) = (&self.pull.relay.name, self.session);
             match wait {
