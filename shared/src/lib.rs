@@ -5,6 +5,7 @@
 //! - [`sasl`]: the mechanisms of AUTH as steps, both sides, without I/O
 //! - [`wire`]: the one place where bytes meet a stream; [`dialogue`] drives the sending side over it
 //! - [`tls`], [`secret`]: certificates and pins, values that do not print themselves
+//! - [`sandbox`]: what a process may still do after its start
 //! - [`config`], [`log`], [`cli`], [`directory`], [`steady`]: what both programs share as programs
 
 pub mod cli;
@@ -13,6 +14,7 @@ pub mod dialogue;
 pub mod directory;
 pub mod log;
 pub mod odmr;
+pub mod sandbox;
 pub mod sasl;
 pub mod secret;
 pub mod smtp;
