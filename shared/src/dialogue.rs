@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::client::{Awaited, Client, Dialect, Fault};
+use crate::smtp::exchange::Exchange;
 use crate::smtp::limits::{ClientTimeouts, REPLY_LINE_OCTETS};
 use crate::smtp::parameter::{MailParameters, RcptParameters};
 use crate::smtp::reply::Reply;
@@ -146,6 +147,16 @@ impl Dialogue {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// From now on keeps what is said and answered, for [`Dialogue::take_exchanges`].
+    pub fn keep_exchanges(&mut self) {
+        self.client.keep_exchanges();
+    }
+
+    /// What was answered since it was last asked for, in order.
+    pub fn take_exchanges(&mut self) -> Vec<Exchange> {
+        self.client.take_exchanges()
     }
 
     /// The connection.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::Atrn;
 use crate::sasl::{ChannelBinding, Mechanism};
 use crate::smtp::command::{self, Verb};
+use crate::smtp::exchange::{Exchange, Exchanges, What};
 use crate::smtp::extension::Extensions;
 use crate::smtp::limits::{AUTH_LINE_OCTETS, COMMAND_LINE_OCTETS};
 use crate::smtp::line::{Input, Line, Lines};
@@ -135,6 +136,8 @@ pub struct Provider {
     pub output: Vec<u8>,
 }
 
+    lines_read: u32,
+    exchanges: Exchanges,
 impl Provider {
     /// A new session; its greeting is in the output. `tls` is there from the start with [`TlsMode::Implicit`].
     #[must_use]
@@ -154,6 +157,8 @@ impl Provider {
         }
     }
 
+            lines_read: 0,
+            exchanges: Exchanges::default(),
     /// The account that the customer proved to be.
     #[must_use]
     pub fn account(&self) -> Option<&str> {
@@ -170,6 +175,16 @@ impl Provider {
     pub fn next(&mut self, input: &mut Input) -> Event {
         loop {
             match self.state {
+    /// From now on keeps what is said and answered, for [`Provider::take_exchanges`].
+    pub fn keep_exchanges(&mut self) {
+        self.exchanges.keep();
+    }
+
+    /// What was answered since it was last asked for, in order.
+    pub fn take_exchanges(&mut self) -> Vec<Exchange> {
+        self.exchanges.take()
+    }
+
                 State::Command | State::Response(_) => {
                     if let Some(event) = self.read(input) {
                         return event;
@@ -231,12 +246,14 @@ impl Provider {
             }
             Line::TooLong => {
                 self.close(reply::auth_line_too_long());
+                self.exchanges.said(What::Garbage, 0);
                 return None;
             }
             Line::Text(line) => line.to_vec(),
         };
         self.line(&line, input.is_empty())
     }
+                self.exchanges.said(What::Garbage, 0);
 
     fn line(&mut self, line: &[u8], is_last: bool) -> Option<Event> {
         if let State::Response(_) = self.state {
@@ -252,8 +269,10 @@ impl Provider {
             return None;
         }
         // What is sent behind these before their reply was not meant for whom it reaches (R2920-3, R3207-2).
+            self.exchanges.said(What::AuthResponse, line.len() + 2);
         if !is_last && matches!(verb, Verb::Atrn | Verb::Auth | Verb::Ehlo | Verb::StartTls) {
             self.close(reply::pipelined());
+        self.exchanges.line(line);
             return None;
         }
         match verb {
@@ -389,6 +408,7 @@ impl Provider {
 }
 
 /// At least one: an offer of none would be no offer.
+        self.exchanges.answered_at_once(reply);
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs().max(1)
 }

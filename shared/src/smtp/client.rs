@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use super::address::{ForwardPath, ReversePath};
 use super::bdat;
 use super::data::Encoder;
+use super::exchange::{Exchange, Exchanges};
 use super::extension::Extensions;
 use super::line::Input;
 use super::parameter::{MailParameters, RcptParameters};
@@ -82,6 +83,7 @@ pub struct Needs {
 pub struct Client {
     dialect: Dialect,
     due: VecDeque<Due>,
+    exchanges: Exchanges,
     extensions: Extensions,
     content: Option<Content>,
     /// Octets that ever went into the output.
@@ -114,6 +116,7 @@ impl Client {
                 awaited: Awaited::Greeting,
                 behind: 0,
             }]),
+            exchanges: Exchanges::default(),
             extensions: Extensions::default(),
             content: None,
             written: 0,
@@ -144,7 +147,20 @@ impl Client {
         if self.output.is_empty() && self.due.is_empty() {
             self.output = Vec::new();
             self.due = VecDeque::new();
+            self.exchanges.release();
         }
+    }
+
+    /// From now on keeps what is said and answered, for [`Client::take_exchanges`].
+    pub fn keep_exchanges(&mut self) {
+        self.exchanges.keep();
+        // The greeting, and whatever else is due already, answers nothing that was kept.
+        self.due.iter().for_each(|_| self.exchanges.opened());
+    }
+
+    /// What was answered since it was last asked for, in order.
+    pub fn take_exchanges(&mut self) -> Vec<Exchange> {
+        self.exchanges.take()
     }
 
     /// Takes the next reply off the input; `None` when more is needed.
@@ -160,6 +176,7 @@ impl Client {
         let Some(Due { awaited, .. }) = self.due.pop_front_if(|due| due.behind <= sent) else {
             return Err(Fault::NotDue(reply));
         };
+        self.exchanges.answered(&reply);
         if !is_possible(awaited, &reply) {
             return Err(Fault::Unexpected(awaited, reply));
         }
@@ -247,6 +264,7 @@ impl Client {
         let before = self.output.len();
         bdat::write_command(octets, last, &mut self.output);
         self.count_from(before);
+        self.note_line(before);
         self.content = Some(Content::Bdat { left: octets, last });
         self.end_of_chunk();
     }
@@ -339,7 +357,14 @@ impl Client {
         // Writing into memory can not fail.
         let _ = write!(self.output, "{line}\r\n");
         self.count_from(before);
+        self.note_line(before);
         self.is_due(awaited);
+    }
+
+    /// The line that the output has gained.
+    fn note_line(&mut self, before: usize) {
+        let line = &self.output[before..];
+        self.exchanges.line(line.strip_suffix(b"\r\n").unwrap_or(line));
     }
 
     /// What the output has gained.
@@ -349,6 +374,10 @@ impl Client {
 
     /// The reply to what was written last.
     fn is_due(&mut self, awaited: Awaited) {
+        if awaited == Awaited::EndOfData {
+            self.exchanges.content_ends();
+        }
+        self.exchanges.opened();
         self.due.push_back(Due {
             awaited,
             behind: self.written,

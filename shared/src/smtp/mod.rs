@@ -12,6 +12,7 @@ pub mod client;
 pub mod command;
 pub mod content;
 pub mod data;
+pub mod exchange;
 pub mod extension;
 pub mod limits;
 pub mod line;

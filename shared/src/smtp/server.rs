@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::address::{ForwardPath, ReversePath};
 use super::command;
 use super::content::{Fault, Inspector};
+use super::exchange::{Exchange, Exchanges, What};
 use super::extension::Extensions;
 use super::limits::{COMMAND_LINE_OCTETS, HEADER_OCTETS, RECEIVED_FIELDS, RECIPIENTS_MIN};
 use super::line::{Input, Line, Lines};
@@ -237,6 +238,7 @@ pub struct Server {
     /// A message in several BDAT chunks: what was seen of it so far.
     between_chunks: Option<Inspector>,
     slots: VecDeque<Slot>,
+    exchanges: Exchanges,
     errors: u32,
     /// Command lines so far …
     lines_read: u64,
@@ -275,6 +277,7 @@ impl Server {
             unopened: None,
             between_chunks: None,
             slots: VecDeque::new(),
+            exchanges: Exchanges::default(),
             errors: 0,
             lines_read: 0,
             lines_at_message: 0,
@@ -331,6 +334,7 @@ impl Server {
         match std::mem::replace(&mut self.state, State::Command) {
             State::Asking(body) if matches!(body.framing, Decoder::Bdat(_)) => {
                 self.slots.pop_back();
+                self.exchanges.withdrawn(self.slots.len());
                 self.state = State::Content(body);
                 if let Some(transaction) = &mut self.transaction {
                     transaction.is_ahead = true;
@@ -369,6 +373,16 @@ impl Server {
         std::mem::take(&mut self.refusals)
     }
 
+    /// From now on keeps what is said and answered, for [`Server::take_exchanges`].
+    pub fn keep_exchanges(&mut self) {
+        self.exchanges.keep();
+    }
+
+    /// What was answered since it was last asked for, in order.
+    pub fn take_exchanges(&mut self) -> Vec<Exchange> {
+        self.exchanges.take()
+    }
+
     /// What must happen next.
     pub fn next<'a>(&mut self, input: &'a mut Input) -> Event<'a> {
         loop {
@@ -397,7 +411,10 @@ impl Server {
             return self.abandon(None).into();
         }
         let line = self.lines.next(input, COMMAND_LINE_OCTETS);
-        self.lines_read += u64::from(line != Line::Incomplete);
+        if line != Line::Incomplete {
+            self.lines_read += 1;
+            self.exchanges.said(What::Garbage, 0);
+        }
         match line {
             Line::Incomplete => return Step::Event(Event::NeedInput),
             Line::Control => self.refuse(Reply::new(
@@ -410,7 +427,11 @@ impl Server {
                 self.refuse(command::ArgumentError::Syntax.reply());
             }
             Line::Text(line) => {
+                let octets = line.len() + 2;
                 let line = command::split(line).map(|(verb, argument)| (verb, argument.to_owned()));
+                if let Some((verb, argument)) = &line {
+                    self.exchanges.command(*verb, argument, octets);
+                }
                 return self.command(line, input.is_empty()).into();
             }
         }
@@ -433,6 +454,7 @@ impl Server {
                 Some(reply) => reply,
                 None => {
                     self.slots.remove(position);
+                    self.exchanges.withdrawn(position);
                     return self.flush();
                 }
             },
@@ -463,6 +485,7 @@ impl Server {
         }
         // What is known already stands behind an open question, and would be taken for the answer to that.
         self.slots.clear();
+        self.exchanges.given_up();
         self.ahead.clear();
         self.refuse_and_close(reply);
         self.transaction = None;
@@ -477,13 +500,20 @@ impl Server {
     }
 
     fn say(&mut self, reply: Reply) {
-        self.slots.push_back(Slot::Known(reply));
+        self.due(Slot::Known(reply));
         self.flush();
+    }
+
+    /// A reply to what was said last, behind those that are due.
+    fn due(&mut self, slot: Slot) {
+        self.slots.push_back(slot);
+        self.exchanges.opened();
     }
 
     fn flush(&mut self) {
         while let Some(Slot::Known(reply)) = self.slots.front() {
             reply.write(&mut self.output);
+            self.exchanges.answered(reply);
             self.slots.pop_front();
         }
     }

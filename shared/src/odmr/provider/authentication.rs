@@ -228,6 +228,8 @@ impl Provider {
                 self.say(&reply::authenticated());
                 self.account = Some(account);
             }
+        // Of a challenge nothing is kept but that there was one.
+        self.exchanges.answered_at_once(&Reply::bare(334, ""));
             ServerStep::Failure { .. } => {
                 self.auth_failures += 1;
                 self.refuse(&reply::not_authenticated());

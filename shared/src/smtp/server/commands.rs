@@ -109,7 +109,7 @@ impl Server {
             ..Transaction::default()
         });
         self.between_chunks = None;
-        self.slots.push_back(Slot::Mail { number, named });
+        self.due(Slot::Mail { number, named });
         Some(Event::Mail(path, parameters))
     }
 
@@ -168,7 +168,7 @@ impl Server {
         }
         transaction.asked += 1;
         let slot = Slot::Recipient(transaction.number);
-        self.slots.push_back(slot);
+        self.due(slot);
         Some(Event::Recipient(path, parameters))
     }
 
@@ -215,7 +215,8 @@ impl Server {
             self.refuse_and_close(Reply::new(503, "5.5.0", "Wait for 354 before the content"));
             return self.abandon(None);
         }
-        self.slots.push_back(Slot::Content(transaction.number));
+        let slot = Slot::Content(transaction.number);
+        self.due(slot);
         let framing = Decoder::Data(data::Decoder::default());
         self.state = State::Asking(Body::new(framing, self.inspector()));
         Some(Event::Content(Framing::Data))
@@ -253,7 +254,8 @@ impl Server {
             self.state = State::Content(body);
             return None;
         }
-        self.slots.push_back(Slot::Content(transaction.number));
+        let slot = Slot::Content(transaction.number);
+        self.due(slot);
         self.state = State::Asking(body);
         let octets = last.then_some(octets);
         Some(Event::Content(Framing::Bdat { octets }))

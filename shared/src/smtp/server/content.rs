@@ -128,6 +128,7 @@ impl Server {
             && body.swallowed > octets_max.saturating_mul(2)
         {
             let reply = reply.clone();
+            self.exchanges.content_ends();
             self.refuse_and_close(reply);
         }
     }
@@ -141,6 +142,7 @@ impl Server {
             self.between_chunks = Some(body.inspector);
             return None;
         }
+        self.exchanges.content_ends();
         if let Err(fault) = body.inspector.end() {
             if self.is_ahead() {
                 self.state = State::Faulty(body, fault);
@@ -153,7 +155,7 @@ impl Server {
         let transaction = self.transaction.take();
         let number = transaction.as_ref().map_or(0, |open| open.number);
         self.ahead.extend(transaction.filter(|open| open.is_ahead));
-        self.slots.push_back(Slot::EndOfMessage(number));
+        self.due(Slot::EndOfMessage(number));
         Some(Event::EndOfMessage(Summary {
             octets: body.inspector.octets(),
             eight_bit: body.inspector.eight_bit(),
@@ -164,6 +166,7 @@ impl Server {
         let State::Swallow(body, reply) = std::mem::replace(&mut self.state, State::Command) else {
             return None;
         };
+        self.exchanges.content_ends();
         self.say(reply);
         self.check_errors();
         if self.transaction.is_some() && !self.is_open() && !body.framing.is_last() {
