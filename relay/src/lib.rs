@@ -25,6 +25,7 @@ mod sockets;
 pub use sockets::{BindError, Sockets, bind, unavailable};
 
 use std::sync::Arc;
+pub mod transaction_log;
 use std::time::Duration;
 
 use atrn_shared::config::{Live, Watch, WatchError};
