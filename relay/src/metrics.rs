@@ -23,6 +23,7 @@ use tracing::{debug, error};
 
 use crate::connections::{Caps, Service};
 use crate::control::{Context, Status};
+use crate::limits::Side;
 use crate::queue::{Disk, Room};
 
 /// Monitors are few; there is no log-in here.
@@ -105,7 +106,7 @@ fn no_room(disk: Option<Disk>) -> Option<String> {
 }
 
 impl Service for Metrics {
-    const NAME: &'static str = "metrics";
+    const SIDE: Side = Side::Metrics;
 
     fn hostname(&self) -> String {
         String::new()
@@ -114,7 +115,7 @@ impl Service for Metrics {
     fn caps(&self, _: IpAddr) -> Option<Caps> {
         Some(Caps {
             total: CONNECTIONS_MAX,
-            per_address: CONNECTIONS_MAX,
+            per_address: None,
         })
     }
 

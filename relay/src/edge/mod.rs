@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::activity::Activity;
 use crate::connections::{Caps, Service};
+use crate::limits::{Limits, Side, is_within};
 use crate::queue::Store;
 use crate::settings::Settings;
 use atrn_shared::config::Live;
@@ -24,10 +25,11 @@ pub(crate) struct Edge {
     pub(crate) settings: Live<Settings>,
     pub(crate) store: Store,
     pub(crate) activity: Activity,
+    pub(crate) limits: Limits,
 }
 
 impl Service for Edge {
-    const NAME: &'static str = "edge";
+    const SIDE: Side = Side::Smtp;
 
     fn hostname(&self) -> String {
         self.settings.load().config.hostname.to_string()
@@ -37,8 +39,12 @@ impl Service for Edge {
         let settings = self.settings.load();
         Some(Caps {
             total: settings.config.smtp.max_connections,
-            per_address: settings.config.smtp.max_connections_per_ip,
+            per_address: Some(settings.config.smtp.max_connections_per_ip),
         })
+    }
+
+    fn is_proxy(&self, address: IpAddr) -> bool {
+        is_within(&self.settings.load().config.smtp.proxy_protocol, address)
     }
 
     fn begins_in_clear(&self) -> bool {

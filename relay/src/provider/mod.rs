@@ -34,6 +34,7 @@ use crate::activity::Activity;
 use crate::closing::Closing;
 use crate::config::OdmrTls;
 use crate::connections::{Caps, Service};
+use crate::limits::{Limits, Side};
 use crate::queue::Store;
 use crate::settings::Settings;
 
@@ -47,6 +48,7 @@ pub(crate) struct Provider {
     pub(crate) store: Store,
     pub(crate) closing: Closing,
     pub(crate) activity: Activity,
+    pub(crate) limits: Limits,
     proofs: Arc<Semaphore>,
     asked: Asked,
     breakers: Breakers<Provisional>,
@@ -58,12 +60,14 @@ impl Provider {
         store: Store,
         closing: Closing,
         activity: Activity,
+        limits: Limits,
     ) -> Self {
         Self {
             settings,
             store,
             closing,
             activity,
+            limits,
             proofs: Arc::new(Semaphore::new(PROOFS_AT_ONCE)),
             asked: Asked::default(),
             breakers: Breakers::default(),
@@ -72,7 +76,7 @@ impl Provider {
 }
 
 impl Service for Provider {
-    const NAME: &'static str = "odmr";
+    const SIDE: Side = Side::Odmr;
 
     fn hostname(&self) -> String {
         self.settings.load().config.hostname.to_string()
@@ -89,7 +93,7 @@ impl Service for Provider {
         // Pullers share an address behind a firewall, so no address has a share of its own.
         may_connect.then_some(Caps {
             total: odmr.max_connections,
-            per_address: odmr.max_connections,
+            per_address: None,
         })
     }
 
