@@ -45,6 +45,11 @@ pub(super) fn check(response: &[u8], challenge: &str, credentials: &dyn Credenti
     }
 }
 
+/// The user that a response names.
+pub(super) fn user(response: &[u8]) -> Option<String> {
+    parse(response).map(|(user, _)| user.to_owned())
+}
+
 /// The digest has 32 lower-case digits; the user is all that stands before the last space (it may hold spaces itself).
 fn parse(response: &[u8]) -> Option<(&str, &str)> {
     let (user, digest) = std::str::from_utf8(response).ok()?.rsplit_once(' ')?;

@@ -34,6 +34,11 @@ pub(super) fn check(message: &[u8], credentials: &dyn Credentials) -> ServerStep
     }
 }
 
+/// The user that a message names, prepared as for the check.
+pub(super) fn user(message: &[u8]) -> Option<String> {
+    Message::parse(message).map(|message| message.user)
+}
+
 struct Message {
     /// Nobody acts for somebody else here, so it is the user's own name or none.
     authorization: Option<Zeroizing<String>>,

@@ -157,6 +157,27 @@ impl Server {
         Self { context, state }
     }
 
+    /// The user that the first message of an exchange names; none where it names none, or does not by itself.
+    #[must_use]
+    pub fn first_user(mechanism: Mechanism, response: &[u8]) -> Option<String> {
+        match mechanism {
+            Mechanism::External | Mechanism::CramMd5 => None,
+            Mechanism::Plain => plain::user(response),
+            Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => scram::first_user(response),
+        }
+    }
+
+    /// The user that the exchange is about once this message has come.
+    #[must_use]
+    pub fn user(&self, response: &[u8]) -> Option<String> {
+        match &self.state {
+            State::Plain => plain::user(response),
+            State::CramMd5(_) => cram_md5::user(response),
+            State::Scram(exchange) => exchange.user(response),
+            State::External | State::CramMd5Start(_) | State::Over => None,
+        }
+    }
+
     /// Takes the peer's message. PLAIN runs PBKDF2 here: call it off the runtime.
     pub fn step(&mut self, response: &[u8], credentials: &dyn Credentials) -> ServerStep {
         let state = std::mem::replace(&mut self.state, State::Over);

@@ -10,7 +10,7 @@ use aws_lc_rs::{digest, hmac};
 
 pub(super) use client::{Binding, Client};
 pub use remembered::RememberedKeys;
-pub(super) use server::{Channel, Server};
+pub(super) use server::{Channel, Server, first_user};
 pub(super) use verifier::SALT_OCTETS;
 pub use verifier::{InvalidVerifier, ScramVerifier};
 

@@ -46,6 +46,12 @@ struct Pending {
     signed: String,
 }
 
+/// The user that a client's first message names, prepared as for the check.
+pub(in crate::sasl) fn first_user(response: &[u8]) -> Option<String> {
+    let message = ClientFirst::parse(response)?;
+    Some(prepare(&message.user).ok()?.to_string())
+}
+
 impl Server {
     /// An exchange with our part of the nonce.
     pub(in crate::sasl) const fn new(channel: Channel, nonce: String) -> Self {
@@ -53,6 +59,16 @@ impl Server {
             channel,
             nonce,
             state: State::First,
+        }
+    }
+
+    /// The user that the exchange is about once this message has come.
+    pub(in crate::sasl) fn user(&self, response: &[u8]) -> Option<String> {
+        match &self.state {
+            State::First => first_user(response),
+            State::Final(pending) => Some(pending.user.clone()),
+            State::Agreement(user) => Some(user.clone()),
+            State::Over => None,
         }
     }
 
