@@ -10,14 +10,24 @@ use std::time::Duration;
 
 use atrn_shared::config::{self, ConfigErrors, Loaded, Place};
 use atrn_shared::log::LogConfig;
+use atrn_shared::sandbox::SandboxConfig;
 use atrn_shared::sasl::{Mechanism, ScramVerifier};
 use atrn_shared::smtp::address::Domain;
 use atrn_shared::tls::SpkiPin;
 use ipnet::IpNet;
 
+mod authentication;
+mod dns;
+mod limits;
 mod read;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transaction_log;
+
+pub use authentication::Authentication;
+pub use dns::{DnsConfig, Transport};
+pub use limits::LimitsConfig;
+pub use transaction_log::{Rotate, TransactionLogConfig};
 
 /// Where the main file is unless `-c` names another.
 pub const DEFAULT_PATH: &str = "/etc/atrn-relay/relay.toml";
@@ -35,8 +45,16 @@ pub struct RelayConfig {
     pub odmr: OdmrConfig,
     /// Certificate and key. `None` only where `odmr.tls` is off; the edge then offers no STARTTLS.
     pub tls: Option<TlsFiles>,
+    /// What an address may do, and all of them together.
+    pub limits: LimitsConfig,
+    /// Who is asked for names; `None`: nobody (`dns = "off"`).
+    pub dns: Option<DnsConfig>,
     /// The operational log.
     pub log: LogConfig,
+    /// Every connection from open to close (`[transaction_log]`).
+    pub transaction_log: TransactionLogConfig,
+    /// What the process gives up at its start (`[sandbox]`).
+    pub sandbox: SandboxConfig,
     /// Where figures are served over HTTP (`[metrics]`); `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// Sorted by name; look them up with [`Self::domain`].
@@ -66,8 +84,14 @@ pub struct SmtpConfig {
     pub command_timeout: Duration,
     /// Silence within content.
     pub data_timeout: Duration,
+    /// Lists of hosts (DNSBL) whose mail is not taken.
+    pub dnsbl: Vec<Domain>,
     /// Whether to offer SMTPUTF8: only where every corporate server behind can take such mail.
     pub smtputf8: bool,
+    /// How long a sender that nobody knows has to wait; none: not at all.
+    pub greylist: Option<Duration>,
+    /// Networks of load balancers, whose connections begin with a PROXY header.
+    pub proxy_protocol: Vec<IpNet>,
 }
 
 /// The `[odmr]` table.
@@ -83,6 +107,10 @@ pub struct OdmrConfig {
     pub command_timeout: Duration,
     /// Connections at a time.
     pub max_connections: usize,
+    /// Of these, from one address (IPv6: /64) and before AUTH.
+    pub max_unauthenticated_per_ip: usize,
+    /// Of these, of one account.
+    pub max_connections_per_account: usize,
     /// What AUTH offers, as far as the connection and the accounts allow it (R2645-5: CRAM-MD5 can be left out).
     pub mechanisms: Vec<Mechanism>,
     /// An ATRN of the same account sooner than this after the last is refused with 450 (R2645-12); zero: never.
@@ -135,6 +163,8 @@ pub struct DomainConfig {
     pub recipients: Recipients,
     /// Who is told of mail that cannot be delivered.
     pub reports: Reports,
+    /// What becomes of mail that its sender's domain disowns.
+    pub authentication: Authentication,
     /// How long mail that failed or expired stays to be looked at before it is removed.
     pub keep_failed: Duration,
     /// Where it is configured.
@@ -244,8 +274,14 @@ impl RelayConfig {
             ("data_dir", self.data_dir != new.data_dir),
             ("smtp.listen", self.smtp.listen != new.smtp.listen),
             ("odmr.listen", self.odmr.listen != new.odmr.listen),
+            ("dns", started(self.dns.as_ref()) != started(new.dns.as_ref())),
             ("log", self.log != new.log),
+            (
+                "transaction_log",
+                self.transaction_log != new.transaction_log,
+            ),
             ("metrics.listen", self.metrics != new.metrics),
+            ("sandbox", self.sandbox != new.sandbox),
         ];
         table
             .into_iter()
@@ -281,7 +317,10 @@ impl Default for SmtpConfig {
             max_received: 100,
             command_timeout: minutes(5),
             data_timeout: minutes(3),
+            dnsbl: Vec::new(),
             smtputf8: true,
+            greylist: None,
+            proxy_protocol: Vec::new(),
         }
     }
 }
@@ -294,6 +333,8 @@ impl Default for OdmrConfig {
             allow_from: Vec::new(),
             command_timeout: minutes(5),
             max_connections: 1_000,
+            max_unauthenticated_per_ip: 20,
+            max_connections_per_account: 100,
             mechanisms: Mechanism::ALL.to_vec(),
             min_interval: Duration::ZERO,
             max_wait: Some(minutes(4)),
@@ -311,6 +352,15 @@ pub const MAX_QUEUE_SIZE_DEFAULT: u64 = 10_000_000_000;
 pub const MAX_QUEUE_MESSAGES_DEFAULT: u64 = 1_000_000;
 /// Where the queue is unless the file says otherwise.
 pub const DATA_DIR_DEFAULT: &str = "/var/lib/atrn-relay";
+
+/// What the resolver child was started with; the rest of the table takes effect at once.
+fn started(dns: Option<&DnsConfig>) -> Option<DnsConfig> {
+    let reverse = true;
+    dns.map(|dns| DnsConfig {
+        reverse,
+        ..dns.clone()
+    })
+}
 
 fn any_address(port: u16) -> Vec<SocketAddr> {
     use std::net::{Ipv4Addr, Ipv6Addr};

@@ -6,6 +6,7 @@
 //! * [`sender`]: the Internet, which sends mail;
 //! * [`lossy`]: a line between puller and relay on which answers are lost;
 //! * [`delay`]: a line between them with a round-trip time and a bandwidth;
+//! * [`dns`]: a name server that says what a test wants;
 //! * [`tap`]: a line between them that writes down what is said, and can be cut or freeze;
 //! * [`peer`]: one connection in the hands of a test, line by line or octet by octet;
 //! * [`taker`]: the puller, behind the turn, and its answers in the hands of a test;
@@ -14,6 +15,7 @@
 //! * [`software`]: other people's mail software, where it is installed;
 //! * [`faults`]: calls that fail, disks that are full, and the ledger of what came of the mail;
 //! * [`power`]: what a power loss leaves, for thousands of moments;
+//! * [`zones`]: the Internet, a DMZ and a corporate network, as hosts with a firewall between them;
 //! * [`campaign`]: both programs killed again and again, and the ledger of what came of the mail;
 //! * [`conformance`]: which test covers which requirement.
 //!
@@ -25,6 +27,7 @@ pub mod captured;
 pub mod certs;
 pub mod conformance;
 pub mod delay;
+pub mod dns;
 pub mod faults;
 pub mod inside;
 pub mod lossy;
@@ -41,3 +44,4 @@ pub mod taker;
 pub mod tap;
 pub mod transcript;
 pub mod world;
+pub mod zones;

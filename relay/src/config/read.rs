@@ -8,15 +8,17 @@ use std::time::Duration;
 use atrn_shared::config::{Complaint, Configuration, Section, Value};
 use atrn_shared::log::LogConfig;
 use atrn_shared::odmr::WAIT_MAX;
+use atrn_shared::sandbox::SandboxConfig;
 use atrn_shared::sasl::Mechanism;
 use atrn_shared::smtp::address::Domain;
 use atrn_shared::tls::SpkiPin;
 use ipnet::IpNet;
 
 use super::{
-    AccountConfig, DATA_DIR_DEFAULT, DomainConfig, HOLD_FOR_DEFAULT, KEEP_FAILED_DEFAULT,
-    MAX_QUEUE_MESSAGES_DEFAULT, MAX_QUEUE_SIZE_DEFAULT, OdmrConfig, OdmrTls, Recipients,
-    RelayConfig, Reports, SmtpConfig, TlsFiles, is_account_name,
+    AccountConfig, Authentication, DATA_DIR_DEFAULT, DnsConfig, DomainConfig, HOLD_FOR_DEFAULT,
+    KEEP_FAILED_DEFAULT, LimitsConfig, MAX_QUEUE_MESSAGES_DEFAULT, MAX_QUEUE_SIZE_DEFAULT,
+    OdmrConfig, OdmrTls, Recipients, RelayConfig, Reports, SmtpConfig, TlsFiles,
+    TransactionLogConfig, is_account_name,
 };
 
 impl Configuration for RelayConfig {
@@ -26,18 +28,25 @@ impl Configuration for RelayConfig {
         let smtp = SmtpConfig::read(&root.section("smtp"));
         let odmr = OdmrConfig::read(&root.section("odmr"));
         let tls = read_tls(root, odmr.tls);
+        let limits = LimitsConfig::read(root);
+        let dns = DnsConfig::read(root);
         let log = LogConfig::read(&root.section("log"));
+        let transaction_log = TransactionLogConfig::read(root);
+        let sandbox = SandboxConfig::read(&root.section("sandbox"));
         let metrics = read_metrics(root);
         let domains = read_domains(root);
         let accounts = read_accounts(root, &domains);
-        read_later_tables(root);
         Some(Self {
             hostname: hostname?,
             data_dir,
             smtp,
             odmr,
             tls,
+            limits,
+            dns,
             log,
+            transaction_log,
+            sandbox,
             metrics,
             domains,
             accounts,
@@ -75,12 +84,11 @@ impl SmtpConfig {
             data_timeout: section.or("data_timeout", default.data_timeout, |value| {
                 value.duration(&TIMEOUTS)
             }),
+            dnsbl: section.list_or("dnsbl", default.dnsbl, domain),
             smtputf8: section.or("smtputf8", default.smtputf8, Value::boolean),
+            greylist: section.or("greylist", default.greylist, greylist),
+            proxy_protocol: section.list_or("proxy_protocol", default.proxy_protocol, network),
         };
-        let proxies = section.list_or("proxy_protocol", Vec::new(), network);
-        if !proxies.is_empty() {
-            section.warn("proxy_protocol", NOT_AVAILABLE);
-        }
         config
     }
 }
@@ -99,6 +107,16 @@ impl OdmrConfig {
                 value.duration(&TIMEOUTS)
             }),
             max_connections: section.or("max_connections", default.max_connections, connections),
+            max_unauthenticated_per_ip: section.or(
+                "max_unauthenticated_per_ip",
+                default.max_unauthenticated_per_ip,
+                connections,
+            ),
+            max_connections_per_account: section.or(
+                "max_connections_per_account",
+                default.max_connections_per_account,
+                connections,
+            ),
             mechanisms: section.list_or("mechanisms", default.mechanisms, mechanism),
             min_interval: section.or("min_interval", default.min_interval, |value| {
                 value.duration(&intervals)
@@ -193,6 +211,9 @@ fn read_domain(section: &Section<'_>) -> Option<DomainConfig> {
     let reports = section.or("reports", Reports::default(), |value| {
         value.word(&Reports::ALL.map(|reports| (reports.name(), reports)))
     });
+    let authentication = section.or("authentication", Authentication::default(), |value| {
+        value.word(&Authentication::WORDS)
+    });
     let keep_failed = section.or("keep_failed", KEEP_FAILED_DEFAULT, |value| {
         value.duration(&HOLD_TIMES)
     });
@@ -209,6 +230,7 @@ fn read_domain(section: &Section<'_>) -> Option<DomainConfig> {
         max_queue_messages,
         recipients,
         reports,
+        authentication,
         keep_failed,
         place: section.place("name"),
     })
@@ -297,40 +319,6 @@ fn read_metrics(root: &Section<'_>) -> Option<SocketAddr> {
     }
 }
 
-/// Tables that the file format has and this version does not act on. Their keys are checked all the same, so
-/// that a file which is right now stays right.
-fn read_later_tables(root: &Section<'_>) {
-    let limits = root.section("limits");
-    limits.list_or("exempt", Vec::new(), network);
-    if root.is_text("dns") {
-        // No look-ups are made yet, so that "off" is what happens.
-        root.optional("dns", |value| value.word(&[("off", ())]));
-    } else {
-        let dns = root.section("dns");
-        dns.list_or("servers", Vec::new(), Value::socket_address);
-        if dns.is_present() {
-            root.warn("dns", NOT_AVAILABLE);
-        }
-    }
-    let transaction_log = root.section("transaction_log");
-    transaction_log.optional("path", Value::path);
-    transaction_log.optional("format", |value| value.word(&[("w3c", ()), ("json", ())]));
-    transaction_log.list_or("fields", Vec::new(), |value| {
-        value.text().map(str::to_owned)
-    });
-    transaction_log.optional("rotate", Value::text);
-    transaction_log.optional("keep", |value| value.integer(&(0..=100_000)));
-    for (key, section) in [("limits", &limits), ("transaction_log", &transaction_log)] {
-        if section.is_present() {
-            root.warn(key, NOT_AVAILABLE);
-        }
-    }
-    let sandbox = root.section("sandbox");
-    if sandbox.or("enabled", true, Value::boolean) && sandbox.is_present() {
-        root.warn("sandbox", NOT_AVAILABLE);
-    }
-}
-
 fn domain(value: Value<'_>) -> Result<Domain, Complaint> {
     value.parsed("a domain name", Domain::parse)
 }
@@ -355,7 +343,7 @@ fn account_name(value: Value<'_>) -> Result<String, Complaint> {
     Err(format!("{value} is not an account name; use up to 64 letters, digits and . _ @ + -, a letter or digit first").into())
 }
 
-fn network(value: Value<'_>) -> Result<IpNet, Complaint> {
+pub(super) fn network(value: Value<'_>) -> Result<IpNet, Complaint> {
     let text = value.text()?;
     let network = text
         .parse()
@@ -372,6 +360,15 @@ fn network(value: Value<'_>) -> Result<IpNet, Complaint> {
         network.trunc()
     )
     .into())
+}
+
+/// `false`, or how long to wait.
+fn greylist(value: Value<'_>) -> Result<Option<Duration>, Complaint> {
+    match value.boolean() {
+        Ok(false) => Ok(None),
+        Ok(true) => Err("true is no time to wait; use \"1m\"".into()),
+        Err(_) => value.duration(&GREYLIST_WAITS).map(Some),
+    }
 }
 
 /// `"off"`, or no time at all: XWAIT is not offered.
@@ -394,11 +391,12 @@ fn pin(value: Value<'_>) -> Result<SpkiPin, Complaint> {
     value.parsed("a pin", str::parse)
 }
 
-/// What a warning says of a setting whose effect does not exist yet.
-const NOT_AVAILABLE: &str = "not available in this version, ignored";
 /// RFC 5321 §4.5.3.1.7 wants 64 KiB at least.
 const SIZES: RangeInclusive<u64> = 65_536..=100_000_000_000;
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+/// A sender that comes back after days does not come back.
+const GREYLIST_WAITS: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(86_400);
 const HOLD_TIMES: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
 const ODMR_TLS: [(&str, OdmrTls); 4] = [

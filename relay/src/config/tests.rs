@@ -111,7 +111,7 @@ fn what_has_no_effect_is_said() {
         ("[metrics]\nlisten = \"127.0.0.1:9366\"", vec![]),
         ("[transaction_log]\npath = \"t.log\"\nformat = \"json\"", vec![ignored("transaction_log", 9)]),
         ("[limits]\nexempt = [\"192.0.2.1\"]", vec![ignored("limits", 9)]),
-        ("[dns]\nservers = [\"192.0.2.1:53\"]", vec![ignored("dns", 9)]),
+        ("[dns]\nservers = [\"192.0.2.1:53\"]", vec![]),
         ("[smtp]\nproxy_protocol = [\"192.0.2.0/24\"]", vec![ignored("proxy_protocol", 10)]),
         ("[smtp]\nproxy_protocol = []", vec![]),
         ("reports = \"sender\"", vec![]),
@@ -244,6 +244,26 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "[[domain]]\nname = \"a b.example\"",
         "relay.toml:10: name: \"a b.example\" is not a domain name: not a valid address",
+    ),
+    (
+        "[dns]\nservers = [\"192.0.2.1\"]",
+        "relay.toml:10: servers: \"192.0.2.1\" is not an IP address and port; use \"0.0.0.0:25\" or \"[::]:25\"",
+    ),
+    (
+        "[dns]\nservers = [\"192.0.2.1:0\", \"192.0.2.1:0\"]",
+        "relay.toml:10: servers: \"192.0.2.1:0\" is listed twice\nrelay.toml:10: servers: has a name server with port 0; use 53",
+    ),
+    (
+        "[dns]\ntimeout = \"6s\"",
+        "relay.toml:10: timeout: \"6s\" is out of range; use \"100ms\" to \"5s\"",
+    ),
+    (
+        "[dns]\ntransport = \"tls\"",
+        "relay.toml:10: transport: \"tls\" is not known; use \"tcp\" or \"udp\"",
+    ),
+    (
+        "[smtp]\ndnsbl = [\"a.example\", \"A.example\"]",
+        "relay.toml:10: dnsbl: \"a.example\" is listed twice",
     ),
     (
         "[smtp]\nmax_recipients = 99",

@@ -7,12 +7,29 @@
 //! * `child`: the other process, and the guardian that starts it again;
 //! * `reverse`: what the names of a client say about it.
 
+mod cache;
+mod channel;
+mod child;
+mod guardian;
 #[doc(hidden)]
 pub mod protocol;
+mod reverse;
+mod spawn;
+mod spf;
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use guardian::{Confinement, Settings, run};
 pub use protocol::{Mx, SpfAnswer, SpfIdentity, SpfQuestion, SpfResult};
+pub(crate) use reverse::{ClientName, Verdict};
+pub use spawn::{Resolver, SpawnError, spawn};
+
+use channel::Channel;
 use protocol::{Name, Question, Records};
 
 /// The answer to a question.
@@ -41,21 +58,68 @@ pub enum Trouble {
     TimedOut,
 }
 
+/// How look-ups go, for `status`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Health {
+    /// Whether the resolver is there.
+    pub state: State,
+    /// Who is asked.
+    pub servers: Vec<String>,
+    /// Over what.
+    pub transport: String,
+    /// What the kernel holds the resolver to.
+    pub sandbox: String,
+    /// Questions that the cache could not answer.
+    pub asked: u64,
+    /// Those without an answer.
+    pub failed: u64,
+    /// How often the resolver was started again.
+    pub restarts: u64,
+    /// When a name server answered last.
+    pub last_answer: Option<Timestamp>,
+    /// When there was no answer.
+    pub last_failure: Option<Timestamp>,
+}
+
+/// Whether the resolver is there.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It is gone for good: the mail process may start no other.
+    Gone,
+    /// It is there, or will be in a moment.
+    Running,
+}
+
 /// Asks. Clones are cheap handles of the same cache and the same child.
 #[derive(Clone, Debug)]
-pub struct Names {}
+pub struct Names(Option<Arc<Channel>>);
 
 impl Names {
     /// Asks nobody: every answer is [`Trouble::Off`].
     #[must_use]
     pub fn off() -> Self {
-        Self {}
+        Self(None)
     }
 
     /// Whether look-ups are switched off.
     #[must_use]
     pub fn is_off(&self) -> bool {
-        true
+        self.0.is_none()
+    }
+
+    /// How long an answer may take.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        self.0
+            .as_ref()
+            .map_or(Duration::ZERO, |channel| channel.limit())
+    }
+
+    /// How look-ups go; `None`: they are switched off.
+    #[must_use]
+    pub fn health(&self) -> Option<Health> {
+        self.0.as_ref().map(|channel| channel.health())
     }
 
     /// The names that an address claims to have (PTR). Nothing is confirmed.
@@ -106,8 +170,12 @@ impl Names {
         }
     }
 
-    async fn ask(&self, _: Question) -> Answer<Records> {
-        Answer::Trouble(Trouble::Off)
+    async fn ask(&self, question: Question) -> Answer<Records> {
+        match &self.0 {
+            // What many asked for is cloned for each.
+            Some(channel) => Arc::unwrap_or_clone(channel.ask(question).await),
+            None => Answer::Trouble(Trouble::Off),
+        }
     }
 }
 

@@ -27,6 +27,7 @@ pub use puller::{Puller, PullerSetup};
 pub use relay::{Relay, Tls};
 pub use settings::Settings;
 
+use crate::dns::Dns;
 use crate::message::Message;
 use crate::sender;
 
@@ -143,6 +144,11 @@ impl Setup {
     pub fn relay(mut self, path: &str, value: impl Into<toml::Value>) -> Self {
         self.relay.push((path.to_owned(), value.into()));
         self
+    }
+
+    /// The name server that the relay asks; without one it asks nobody.
+    pub fn dns(self, dns: &Dns) -> Self {
+        self.relay("dns", dns.settings())
     }
 
     /// A setting of the puller, by its path: `relay.mode` is that of its only relay.

@@ -86,7 +86,9 @@ impl Relay {
                 .set("data_dir", relay.data_folder().display().to_string())
                 .set("smtp.listen", vec![relay.smtp_address().to_string()])
                 .set("odmr.listen", vec![relay.odmr_address().to_string()])
-                .set("odmr.tls", tls.word());
+                .set("odmr.tls", tls.word())
+                // The tests ask no name server of the host.
+                .set("dns", "off");
         });
         relay
     }
