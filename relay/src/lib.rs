@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod activity;
+pub mod audit;
 pub mod certificate;
 mod closing;
 pub mod config;
@@ -13,37 +14,43 @@ pub mod control;
 mod edge;
 mod expiry;
 pub mod fragments;
+mod limits;
 mod metrics;
 pub mod names;
 mod provider;
+mod proxy;
 pub mod queue;
+mod reload;
 mod report;
+pub mod sandbox;
 mod session_id;
 pub mod settings;
 mod sockets;
+pub mod transaction_log;
 
 pub use sockets::{BindError, Sockets, bind, unavailable};
 
 use std::sync::Arc;
-pub mod transaction_log;
 use std::time::Duration;
 
 use atrn_shared::config::{Live, Watch, WatchError};
-use atrn_shared::sasl::Credentials;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::activity::{Activity, Listening};
+use crate::audit::Audit;
 use crate::closing::{Closing, Source};
-use crate::config::RelayConfig;
 use crate::connections::{Connections, Service};
 use crate::edge::Edge;
 use crate::expiry::Expiry;
+use crate::limits::{Greylist, Limits};
 use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::queue::Store;
+use crate::reload::Reload;
+use crate::sandbox::Confined;
 use crate::settings::Settings;
 
 /// How long sessions have at a shutdown to say 421 and end.
@@ -64,10 +71,19 @@ pub enum RunError {
 ///
 /// # Errors
 /// [`RunError`] when it cannot start. What goes wrong later is logged, and the daemon goes on.
-pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(), RunError> {
+pub async fn run(
+    mut settings: Settings,
+    sockets: Sockets,
+    store: Store,
+    confined: Confined,
+) -> Result<(), RunError> {
     let signals = Signals::catch()?;
     let watch = Watch::start(settings.watched_files())?;
     let activity = Activity::new();
+    let limits = Limits::new(settings.config.limits.clone());
+    let greylist = Greylist::open(&settings.config.data_dir);
+    let (audit, remembered) = Audit::start(&settings.config.data_dir);
+    settings.accounts.keep_decoys(remembered.decoy_key.as_ref());
     let live = Live::new(settings);
     let shutdown = CancellationToken::new();
     let sessions = TaskTracker::new();
@@ -75,6 +91,8 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
         settings: live.clone(),
         store: store.clone(),
         activity: activity.clone(),
+        limits: limits.clone(),
+        greylist: greylist.clone(),
     };
     let closing = Closing::new(
         store.clone(),
@@ -85,7 +103,10 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
         store.clone(),
         closing.clone(),
         activity.clone(),
-    );
+        limits.clone(),
+        audit.clone(),
+    )
+    .remembering(remembered);
     let expiry = Expiry {
         store: store.clone(),
         closing,
@@ -98,13 +119,17 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
     };
     let (smtp, odmr) = (joined(&listening.smtp), joined(&listening.odmr));
     activity.listening(listening);
+    activity.confined(confined.in_force.clone());
     let everybody = Everybody {
         sessions: &sessions,
         shutdown: &shutdown,
+        limits: &limits,
     };
     everybody.serve(&edge, sockets.smtp)?;
     everybody.serve(&provider, sockets.odmr)?;
     sessions.spawn(expiry.run(shutdown.clone()));
+    sessions.spawn(limits.clone().tidy(shutdown.clone()));
+    sessions.spawn(greylist.keep(shutdown.clone()));
     let context = control::Context::daemon(
         store,
         control::Daemon {
@@ -117,7 +142,13 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
     sessions.spawn(control::serve(sockets.control, context, shutdown.clone()));
     info!(%smtp, %odmr, "ready");
 
-    supervise(signals, watch, &live, &activity).await;
+    let reload = Reload {
+        settings: live,
+        activity,
+        limits,
+        confined,
+    };
+    supervise(signals, watch, &reload).await;
     shutdown.cancel();
     sessions.close();
     if tokio::time::timeout(SHUTDOWN_TIME, sessions.wait())
@@ -129,6 +160,7 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
             "sessions did not end in time; their mail stays with the sender, or queued"
         );
     }
+    audit.close();
     info!("stopped");
     Ok(())
 }
@@ -137,6 +169,7 @@ pub async fn run(settings: Settings, sockets: Sockets, store: Store) -> Result<(
 struct Everybody<'a> {
     sessions: &'a TaskTracker,
     shutdown: &'a CancellationToken,
+    limits: &'a Limits,
 }
 
 impl Everybody<'_> {
@@ -146,7 +179,7 @@ impl Everybody<'_> {
         service: &S,
         listeners: Vec<std::net::TcpListener>,
     ) -> std::io::Result<()> {
-        let connections = Connections::default();
+        let connections = Connections::new(self.limits.clone(), S::SIDE);
         for listener in listeners {
             self.sessions.spawn(connections::listen(
                 service.clone(),
@@ -201,53 +234,13 @@ impl Signals {
 }
 
 /// Reloads when asked, until the daemon shall stop.
-async fn supervise(
-    mut signals: Signals,
-    mut watch: Watch,
-    live: &Live<Settings>,
-    activity: &Activity,
-) {
+async fn supervise(mut signals: Signals, mut watch: Watch, reload: &Reload) {
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
             _ = signals.hangup.recv() => watch.trigger().pull(),
-            () = watch.changed() => reload(&watch, live, activity).await,
+            () = watch.changed() => reload.run(&watch).await,
         }
-    }
-}
-
-/// All of the new settings, or none of them. What runs keeps the settings that it began with.
-async fn reload(watch: &Watch, live: &Live<Settings>, activity: &Activity) {
-    let old = live.load();
-    let main = old.watched_files().main().to_path_buf();
-    let decoy_key = old.accounts.decoy_key().clone();
-    let trigger = watch.trigger();
-    let load = move || {
-        let loaded = Settings::load(&main, decoy_key);
-        if loaded.is_err()
-            && let Ok(refused) = RelayConfig::load(&main)
-        {
-            trigger.watch_also(refused.config.named_files());
-        }
-        loaded
-    };
-    let loaded = tokio::task::spawn_blocking(load).await;
-    match loaded {
-        Ok(Ok(new)) => {
-            old.log_changes(&new);
-            watch.trigger().watch(new.watched_files());
-            activity.keep_accounts(|name| new.config.account(name).is_some());
-            live.store(new);
-            // Last: who waits for it may count on the new settings.
-            activity.configured();
-        }
-        Ok(Err(errors)) => {
-            for problem in errors.problems() {
-                error!(%problem, "configuration not reloaded; the running settings stay in force");
-            }
-            activity.configuration_refused(errors.to_string());
-        }
-        Err(lost) => error!(%lost, "the reload was lost; the running settings stay in force"),
     }
 }

@@ -17,7 +17,14 @@ pub struct LimitsConfig {
     pub connection_rate: u32,
     /// AUTH that failed, from one address within `window`, before it is banned; zero: never for this.
     pub auth_failures: u32,
-    /// Recipients that do not exist, likewise.
+    /// AUTH that failed for one account name, from anywhere within `window`, before the name is closed to addresses that never
+    /// logged in to it; zero: never.
+    pub account_failures: u32,
+    /// How long a name stays closed.
+    pub account_lock_time: Duration,
+    /// How long the answer to AUTH that failed is held back at most, where an address failed again and again.
+    pub auth_delay: Duration,
+    /// Recipients that do not exist, from one address within `window`, before it is banned; zero: never for this.
     pub unknown_recipients: u32,
     /// Recipients in foreign domains, likewise.
     pub relay_attempts: u32,
@@ -49,6 +56,9 @@ impl LimitsConfig {
             exempt: section.list_or("exempt", default.exempt, network),
             connection_rate: count("connection_rate", default.connection_rate),
             auth_failures: count("auth_failures", default.auth_failures),
+            account_failures: count("account_failures", default.account_failures),
+            account_lock_time: time("account_lock_time", default.account_lock_time, &WINDOWS),
+            auth_delay: time("auth_delay", default.auth_delay, &DELAYS),
             unknown_recipients: count("unknown_recipients", default.unknown_recipients),
             relay_attempts: count("relay_attempts", default.relay_attempts),
             protocol_errors: count("protocol_errors", default.protocol_errors),
@@ -76,6 +86,9 @@ impl Default for LimitsConfig {
             exempt: Vec::new(),
             connection_rate: 1_200,
             auth_failures: 20,
+            account_failures: 50,
+            account_lock_time: Duration::from_secs(600),
+            auth_delay: Duration::from_secs(8),
             unknown_recipients: 300,
             relay_attempts: 100,
             protocol_errors: 100,
@@ -91,6 +104,8 @@ impl Default for LimitsConfig {
 
 const COUNTS: RangeInclusive<u32> = 0..=1_000_000;
 const WINDOWS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
+/// Who has not logged in after a minute is sent away, and a delay must end before.
+const DELAYS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30);
 const SESSION_TIMES: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(86_400);
 /// Less would not hold one large message.

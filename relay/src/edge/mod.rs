@@ -3,6 +3,8 @@
 //! Who listens is in [`crate::connections`]; what a command means, in `shared::smtp::server`; whether a
 //! recipient is ours, in [`policy`].
 
+mod foreign;
+mod patience;
 pub(crate) mod policy;
 mod session;
 mod transaction;
@@ -14,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::activity::Activity;
 use crate::connections::{Caps, Service};
-use crate::limits::{Limits, Side, is_within};
+use crate::limits::{Greylist, Limits, Side, is_within};
 use crate::queue::Store;
 use crate::settings::Settings;
 use atrn_shared::config::Live;
@@ -26,6 +28,7 @@ pub(crate) struct Edge {
     pub(crate) store: Store,
     pub(crate) activity: Activity,
     pub(crate) limits: Limits,
+    pub(crate) greylist: Greylist,
 }
 
 impl Service for Edge {

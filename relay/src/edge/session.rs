@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use atrn_shared::smtp::address::{ForwardPath, ReversePath};
 use atrn_shared::smtp::extension::Extensions;
-use atrn_shared::smtp::pace;
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
 use atrn_shared::smtp::reply::Reply;
 use atrn_shared::smtp::server::{Config, Event, Server, Summary, Tls};
@@ -16,8 +15,10 @@ use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::{debug, info};
 
-use super::Edge;
+use super::patience::{Patience, Progress};
 use super::transaction::{Caller, Transaction};
+use super::{Edge, foreign};
+use crate::limits::{Consequence, Offence, Side, Watcher};
 use crate::session_id;
 use crate::settings::Settings;
 
@@ -27,14 +28,20 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// How a session ended, for its one line in the log.
 #[derive(Debug, thiserror::Error)]
 enum End {
+    #[error("banned for what it did")]
+    Banned,
     #[error("quit")]
     Quit,
     #[error("spoke before the greeting")]
     EarlyTalker,
     #[error("content came too slowly")]
     TooSlow,
+    #[error("spoke another protocol: {0}")]
+    Foreign(&'static str),
     #[error("the relay is shutting down")]
     Shutdown,
+    #[error("too many errors for a relay under stress")]
+    Stress,
     #[error(transparent)]
     Wire(#[from] WireError),
 }
@@ -50,8 +57,11 @@ pub(super) async fn serve(
     let id = session_id::next();
     debug!(session = %id, %peer, "connected");
     let settings = edge.settings.load();
+    let is_exempt = edge.limits.is_exempt(peer.ip());
     let mut session = Session {
-        server: Server::new(config(&settings), tls_state(&settings)),
+        server: Server::new(config(&settings, is_exempt), tls_state(&settings)),
+        is_exempt,
+        stress: edge.limits.stress(Side::Smtp).watch(),
         caller: Caller {
             edge,
             settings,
@@ -59,8 +69,11 @@ pub(super) async fn serve(
             peer,
         },
         transaction: None,
+        first_line: 0,
+        mail_at: Instant::now(),
         content_began: Instant::now(),
         heard_at: Instant::now(),
+        brought_at: Instant::now(),
         messages: 0,
     };
     let mut wire = Wire::tcp(stream);
@@ -78,6 +91,10 @@ pub(super) async fn serve(
             Next::End(end) => break end,
         }
     };
+    if matches!(end, End::EarlyTalker | End::Foreign(_)) {
+        // What follows from it is for its next connection.
+        let _ = edge.limits.offence(peer.ip(), Offence::Protocol);
+    }
     session.farewell(wire, &end).await;
     info!(session = %id, %peer, messages = session.messages, reason = %end, "edge session ended");
 }
@@ -92,10 +109,19 @@ struct Session<'e> {
     caller: Caller<'e>,
     server: Server,
     transaction: Option<Transaction>,
+    /// Limits do not apply to it.
+    is_exempt: bool,
+    stress: Watcher,
+    /// Lines that were read before the first one that tells its protocol: of the connection, or of TLS.
+    first_line: u64,
+    /// When the transaction under way began.
+    mail_at: Instant,
     /// When the content under way was asked for.
     content_began: Instant,
     /// When the client last said something whole: octets that make no command buy no time.
     heard_at: Instant,
+    /// When it last brought a message, or connected.
+    brought_at: Instant,
     messages: u64,
 }
 
@@ -111,7 +137,9 @@ impl Session<'_> {
         loop {
             match self.server.next(&mut wire.input) {
                 Event::NeedInput => {
-                    self.note_refusals();
+                    if let Some(end) = self.note_refusals() {
+                        return Next::End(end);
+                    }
                     if !self.server.output.is_empty() {
                         self.heard_at = Instant::now();
                     }
@@ -125,14 +153,23 @@ impl Session<'_> {
                         biased;
                         // First: a client that never pauses must hear it too.
                         () = stop.as_mut() => return Next::End(End::Shutdown),
+                        // It may have less time from now on.
+                        () = self.stress.changed() => continue,
                         exchanged = wire.exchange(&mut self.server.output, wait) => exchanged,
                     };
                     if let Err(error) = exchanged {
                         return Next::End(error.into());
                     }
+                    if let Some(end) = self.other_protocol(wire) {
+                        return Next::End(end);
+                    }
                 }
                 Event::Mail(path, parameters) => self.on_mail(path, parameters),
-                Event::Recipient(path, parameters) => self.on_recipient(path, parameters),
+                Event::Recipient(path, parameters) => {
+                    if let Some(end) = self.on_recipient(path, parameters) {
+                        return Next::End(end);
+                    }
+                }
                 Event::Content(_) => self.on_content(wire.is_tls()).await,
                 Event::Body(part) => {
                     if let Some(transaction) = &mut self.transaction {
@@ -154,38 +191,73 @@ impl Session<'_> {
     }
 
     /// How long to wait for the client; `None` when it drips.
-    fn wait(&self) -> Option<Duration> {
-        let smtp = &self.caller.settings.config.smtp;
+    fn wait(&mut self) -> Option<Duration> {
         let octets = self.server.content_octets();
         let transaction = self.transaction.as_ref();
-        match octets.or_else(|| transaction?.content_octets()) {
-            Some(octets) => {
-                pace::next_wait(self.content_began.elapsed(), octets, smtp.data_timeout)
-            }
-            None => smtp.command_timeout.checked_sub(self.heard_at.elapsed()),
+        let octets = octets.or_else(|| transaction?.content_octets());
+        let progress = Progress {
+            silent: self.heard_at.elapsed(),
+            idle: self.brought_at.elapsed(),
+            transaction: transaction.map(|_| self.mail_at.elapsed()),
+            content: octets.map(|octets| (self.content_began.elapsed(), octets)),
+        };
+        self.patience().wait(progress)
+    }
+
+    fn patience(&mut self) -> Patience {
+        let smtp = &self.caller.settings.config.smtp;
+        if self.is_exempt {
+            return Patience::with_friends(smtp);
+        }
+        let usual = Patience::usual(smtp, &self.caller.settings.config.limits);
+        if self.stress.is_on() {
+            usual.under_stress()
+        } else {
+            usual
         }
     }
 
-    /// Whatever was refused can be found: in the log, and in what `status` counts.
-    fn note_refusals(&mut self) {
+    /// Whatever was refused can be found: in the log, and in what `status` counts. Gives an end where it was too much.
+    fn note_refusals(&mut self) -> Option<End> {
+        let Caller { edge, id, peer, .. } = &self.caller;
+        let mut is_banned = false;
         for reply in self.server.take_refusals() {
-            info!(session = %self.caller.id, peer = %self.caller.peer, %reply, "refused");
-            self.caller.edge.activity.refused(reply.code());
+            info!(session = %id, %peer, %reply, "refused");
+            edge.activity.refused(reply.code());
+            if is_protocol_error(&reply) {
+                let consequence = edge.limits.offence(peer.ip(), Offence::Protocol);
+                is_banned |= consequence == Consequence::Banned;
+            }
         }
+        if is_banned {
+            return Some(End::Banned);
+        }
+        let errors = self.server.errors();
+        (errors > 0 && self.patience().ends_at(errors)).then_some(End::Stress)
+    }
+
+    /// Another protocol, if that is what its first line begins with.
+    fn other_protocol(&self, wire: &Wire) -> Option<End> {
+        if self.server.lines_read() != self.first_line {
+            return None;
+        }
+        foreign::protocol(wire.input.bytes()).map(End::Foreign)
     }
 
     async fn handshake(&mut self, wire: Wire, shutdown: &CancellationToken) -> Result<Wire, End> {
-        let settings = &self.caller.settings;
-        let Some(tls) = &settings.tls else {
+        let patience = self.patience().handshake();
+        let Some(tls) = &self.caller.settings.tls else {
             return Err(WireError::Closed.into());
         };
-        let handshake = wire.accept_tls(&tls.edge, settings.config.smtp.command_timeout);
+        let handshake = wire.accept_tls(&tls.edge, patience);
         // Nothing can be said in the middle of it.
         let wire = shutdown
             .run_until_cancelled(handshake)
             .await
             .ok_or(End::Shutdown)??;
         self.server.tls_started();
+        self.first_line = self.server.lines_read();
+        self.heard_at = Instant::now();
         Ok(wire)
     }
 
@@ -194,16 +266,19 @@ impl Session<'_> {
         match Transaction::open(&self.caller, hello, reverse_path, parameters) {
             Ok(transaction) => {
                 self.transaction = Some(transaction);
+                self.mail_at = Instant::now();
                 self.server.answer(Reply::new(250, "2.1.0", "Ok"));
             }
             Err(reply) => self.server.answer(reply),
         }
     }
 
-    fn on_recipient(&mut self, forward_path: ForwardPath, parameters: RcptParameters) {
-        let Some(transaction) = &mut self.transaction else {
-            return;
-        };
+    fn on_recipient(
+        &mut self,
+        forward_path: ForwardPath,
+        parameters: RcptParameters,
+    ) -> Option<End> {
+        let transaction = self.transaction.as_mut()?;
         match transaction.recipient(&self.caller, forward_path, parameters) {
             Ok(()) => self.server.answer(Reply::new(250, "2.1.5", "Ok")),
             Err(reply) => {
@@ -211,9 +286,12 @@ impl Session<'_> {
                 self.server.answer(reply);
                 if is_error {
                     self.server.count_error();
+                    let Caller { edge, peer, .. } = &self.caller;
+                    return edge.limits.is_banned(peer.ip()).then_some(End::Banned);
                 }
             }
         }
+        None
     }
 
     async fn on_content(&mut self, is_tls: bool) {
@@ -231,19 +309,30 @@ impl Session<'_> {
             return;
         };
         let reply = transaction.end(&self.caller, summary).await;
-        self.messages += u64::from(reply.is_positive());
+        if reply.is_positive() {
+            self.messages += 1;
+            self.brought_at = Instant::now();
+        }
         self.server.answer(reply);
     }
 
     /// Says why the session ends, where the client can still hear it.
     async fn farewell(&mut self, mut wire: Wire, end: &End) {
-        self.note_refusals();
+        let _ = self.note_refusals();
         let last_word = match end {
+            End::Banned => Some(Reply::new(
+                421,
+                "4.7.0",
+                "Too much trouble with your address, try again later",
+            )),
             End::EarlyTalker => {
                 // It did not wait for the greeting, so it gets none (R5321-32).
                 self.server.output.clear();
                 Some(Reply::new(554, "5.5.1", "Speak when you are spoken to"))
             }
+            // Nothing that it could take for an answer: a browser would show it as one.
+            End::Foreign(_) => return,
+            End::Stress => Some(Reply::new(421, "4.7.0", "Too many errors, closing")),
             End::Shutdown => Some(Reply::new(421, "4.3.2", "Shutting down, try again later")),
             End::TooSlow | End::Wire(WireError::TimedOut) => {
                 Some(Reply::new(421, "4.4.2", "Timeout, closing"))
@@ -260,7 +349,12 @@ impl Session<'_> {
     }
 }
 
-fn config(settings: &Settings) -> Arc<Config> {
+/// Whether the machine refused something that no SMTP client says; what it says of content or sizes is none.
+fn is_protocol_error(reply: &Reply) -> bool {
+    matches!(reply.code(), 500..=504)
+}
+
+fn config(settings: &Settings, is_exempt: bool) -> Arc<Config> {
     let smtp = &settings.config.smtp;
     let offer = Extensions {
         chunking: true,
@@ -276,6 +370,11 @@ fn config(settings: &Settings) -> Arc<Config> {
         recipients_max: smtp.max_recipients,
         errors_max: u32::try_from(smtp.max_errors).unwrap_or(u32::MAX),
         received_max: smtp.max_received,
+        commands_max: if is_exempt {
+            u32::MAX
+        } else {
+            settings.config.limits.max_commands
+        },
         ..Config::new(settings.config.hostname.as_str(), offer)
     })
 }

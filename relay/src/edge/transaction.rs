@@ -11,12 +11,13 @@ use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
 use atrn_shared::smtp::reply::Reply;
 use atrn_shared::smtp::server::{Hello, Summary};
-use atrn_shared::smtp::trace::Trace;
+use atrn_shared::smtp::trace::{ReverseName, Trace};
 use jiff::Zoned;
 use tracing::{error, info, warn};
 
 use super::policy::Fill;
 use super::{Edge, policy};
+use crate::limits::{Attempt, Exhausted, Offence, Share, of_content};
 use crate::queue::{BodyWriter, Envelope, Recipient, SessionId, StoreError};
 use crate::settings::Settings;
 
@@ -34,6 +35,8 @@ pub(super) struct Transaction {
     body: Option<BodyWriter>,
     /// The store gave up on the content; the rest of it is dropped.
     failure: Option<StoreError>,
+    /// Of what all content may take together.
+    memory: Share,
     /// When the content was asked for.
     content_began: Instant,
 }
@@ -70,6 +73,7 @@ impl Transaction {
             },
             body: None,
             failure: None,
+            memory: caller.edge.limits.memory().share(),
             content_began: Instant::now(),
         })
     }
@@ -85,10 +89,13 @@ impl Transaction {
         parameters: RcptParameters,
     ) -> Result<(), Reply> {
         let octets = self.envelope.mail_parameters.size.unwrap_or(0);
-        let domain = policy::recipient(&caller.settings.config, &forward_path).and_then(|domain| {
-            caller.room(&domain, octets)?;
-            Ok(domain)
-        });
+        let domain = policy::recipient(&caller.settings.config, &forward_path)
+            .inspect_err(|_| caller.offends(Offence::Relaying))
+            .and_then(|domain| {
+                caller.room(&domain, octets)?;
+                caller.is_not_too_soon(&self.envelope.reverse_path, &forward_path)?;
+                Ok(domain)
+            });
         match domain {
             Ok(domain) => {
                 self.envelope.recipients.push(Recipient {
@@ -109,10 +116,11 @@ impl Transaction {
 
     /// The content comes next: makes room for it.
     pub(super) async fn begin_content(&mut self, caller: &Caller<'_>, hello: &Hello, is_tls: bool) {
-        let mut body = caller.edge.store.body();
+        let body = caller.edge.store.body();
         let header = Trace {
             hello,
             address: Some(caller.peer.ip()),
+            reverse: ReverseName::NotAsked,
             hostname: caller.settings.config.hostname.as_str(),
             is_tls,
             smtputf8: self.envelope.needs_smtputf8,
@@ -124,17 +132,23 @@ impl Transaction {
             now: &Zoned::now(),
         }
         .header();
-        let written = body.write(header.as_bytes()).await;
-        self.failure = written.err();
         self.body = Some(body);
+        self.write(header.as_bytes()).await;
         self.content_began = Instant::now();
     }
 
     /// A piece of the content.
     pub(super) async fn write(&mut self, part: &[u8]) {
         let Some(body) = &mut self.body else { return };
-        if self.failure.is_none() {
-            self.failure = body.write(part).await.err();
+        let octets = body.len() + part.len() as u64;
+        let written = match self.memory.grow_to(of_content(octets)).await {
+            Ok(()) => body.write(part).await,
+            Err(Exhausted) => Err(StoreError::Full),
+        };
+        if let Err(error) = written {
+            self.failure = Some(error);
+            self.body = None;
+            self.memory.release();
         }
     }
 
@@ -148,12 +162,18 @@ impl Transaction {
         let began = self.content_began;
         let Self {
             mut envelope,
-            body: Some(body),
+            body,
             failure,
+            // Given back when the store has the content.
+            memory: _memory,
             ..
-        } = self
-        else {
-            return refusal(&StoreError::Closed);
+        } = self;
+        let Some(body) = body else {
+            let error = failure.unwrap_or(StoreError::Closed);
+            let reply = refusal(&error);
+            error!(session = %caller.id, peer = %caller.peer, size = summary.octets, %error, %reply, "cannot hold a message");
+            caller.edge.activity.refused(reply.code());
+            return reply;
         };
         envelope.eight_bit = summary.eight_bit;
         let (size, queue_id) = (body.len(), body.id());
@@ -164,11 +184,7 @@ impl Transaction {
             caller.edge.activity.refused(reply.code());
             return reply;
         }
-        let accepted = match failure {
-            Some(error) => Err(error),
-            None => caller.edge.store.accept(envelope, body).await,
-        };
-        match accepted {
+        match caller.edge.store.accept(envelope, body).await {
             Ok(queue_id) => {
                 caller.edge.activity.accepted(size);
                 info!(
@@ -188,6 +204,28 @@ impl Transaction {
 }
 
 impl Caller<'_> {
+    fn offends(&self, offence: Offence) {
+        // What follows from it, the session asks.
+        let _ = self.edge.limits.offence(self.peer.ip(), offence);
+    }
+
+    /// Greylisting, where it is on.
+    fn is_not_too_soon(&self, sender: &ReversePath, recipient: &ForwardPath) -> Result<(), Reply> {
+        let Some(wait) = self.settings.config.smtp.greylist else {
+            return Ok(());
+        };
+        let address = self.peer.ip();
+        if self.edge.limits.is_exempt(address) {
+            return Ok(());
+        }
+        let attempt = Attempt {
+            address,
+            sender,
+            recipient,
+        };
+        self.edge.greylist.ask(attempt, wait)
+    }
+
     /// Asked once more when the size is known: many senders together, or one that did not say how much comes, must
     /// not fill what the quota keeps free.
     fn room_for(&self, envelope: &Envelope, octets: u64) -> Result<(), Reply> {

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod bans;
+mod greylist;
 mod memory;
 mod rates;
 mod stress;
@@ -20,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 pub(crate) use addresses::{Origin, is_within};
-pub(crate) use memory::{Exhausted, Memory, Share};
+pub(crate) use greylist::{Attempt, Greylist};
+pub(crate) use memory::{Exhausted, Memory, Share, of_content};
 pub(crate) use stress::{Stress, Watcher};
 
 use self::bans::Bans;
@@ -229,6 +231,11 @@ impl Limits {
             warn!(%origin, reason = offence.name(), time = ?config.ban_time, "banned for a while");
         }
         Consequence::Banned
+    }
+
+    /// Whether an address is banned at this moment.
+    pub(crate) fn is_banned(&self, address: IpAddr) -> bool {
+        !self.is_exempt(address) && self.0.bans.find(Origin::of(address)).is_some()
     }
 
     /// Somebody at this address proved to be a puller: the pullers' side stays open to it, whatever its neighbours do.

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::address::{ForwardPath, ReversePath};
-use super::command;
+use super::command::{self, Verb};
 use super::content::{Fault, Inspector};
 use super::exchange::{Exchange, Exchanges, What};
 use super::extension::Extensions;
@@ -360,6 +360,12 @@ impl Server {
         }
     }
 
+    /// Refusals that were errors of the client, so far.
+    #[must_use]
+    pub fn errors(&self) -> u32 {
+        self.errors
+    }
+
     /// Command lines so far. Who waits for a command goes by this and not by octets, or a line that comes drop by drop
     /// would never be late.
     #[must_use]
@@ -423,10 +429,17 @@ impl Server {
                 "Commands are printable and end with CRLF",
             )),
             Line::TooLong => self.refuse(Reply::new(500, "5.5.2", "Line too long")),
-            Line::Text(line) if command::has_garbled_argument(line) => {
-                self.refuse(command::ArgumentError::Syntax.reply());
-            }
             Line::Text(line) => {
+                match command::garbled(line) {
+                    None => {}
+                    Some(Verb::Bdat) if self.config.extensions.chunking => {
+                        return self.unmeasured_chunk().into();
+                    }
+                    Some(_) => {
+                        self.refuse(command::ArgumentError::Syntax.reply());
+                        return Step::Again;
+                    }
+                }
                 let octets = line.len() + 2;
                 let line = command::split(line).map(|(verb, argument)| (verb, argument.to_owned()));
                 if let Some((verb, argument)) = &line {
@@ -480,13 +493,14 @@ impl Server {
     /// Ends the session from the driver's side: `reply`, a 421, goes out, questions that are open stay
     /// unanswered, and the next event is [`Event::Closed`].
     pub fn close(&mut self, reply: Reply) {
-        if matches!(self.state, State::Closing) {
+        if matches!(self.state, State::Closing) && !self.is_asking() {
             return;
         }
         // What is known already stands behind an open question, and would be taken for the answer to that.
         self.slots.clear();
         self.exchanges.given_up();
         self.ahead.clear();
+        self.state = State::Command;
         self.refuse_and_close(reply);
         self.transaction = None;
     }
