@@ -78,6 +78,13 @@ impl Accounts {
         }
     }
 
+    /// Takes the key of an earlier run for users that do not exist; without one, that of this process stays.
+    pub fn keep_decoys(&mut self, key: Option<&[u8; 32]>) {
+        if let Some(key) = key {
+            self.decoy_key = DecoyKey::new(key);
+        }
+    }
+
     /// An account by its exact name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&Account> {

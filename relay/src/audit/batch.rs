@@ -25,7 +25,8 @@ pub(super) struct Sum {
 pub(super) struct Batch {
     pub(super) attempts: HashMap<(String, IpAddr), Sum>,
     pub(super) refusals: HashMap<(&'static str, &'static str, Network), Sum>,
-    pub(super) logins: HashMap<(String, Network), Sum>,
+    /// With the last address of the network.
+    pub(super) logins: HashMap<(String, Network), (IpAddr, Sum)>,
     /// Names and seconds.
     pub(super) locks: HashMap<String, i64>,
 }
@@ -63,9 +64,7 @@ impl Batch {
                 Sum::one(now, 0),
                 room,
             ),
-            Note::LoggedIn { account, network } => {
-                count(&mut self.logins, (account, network), Sum::one(now, 0), room)
-            }
+            Note::LoggedIn { account, address } => self.log_in(account, address, now, room),
             Note::Locked { name, until } => {
                 self.locks.insert(name, until.as_second());
                 Ok(())
@@ -74,10 +73,31 @@ impl Batch {
         }
     }
 
+    fn log_in(
+        &mut self,
+        account: String,
+        address: IpAddr,
+        now: i64,
+        room: bool,
+    ) -> Result<(), Full> {
+        let key = (account, Network::of(address));
+        match self.logins.get_mut(&key) {
+            Some((last, sum)) => {
+                *last = address;
+                sum.add(Sum::one(now, 0));
+            }
+            None if room => {
+                self.logins.insert(key, (address, Sum::one(now, 0)));
+            }
+            None => return Err(Full),
+        }
+        Ok(())
+    }
+
     /// Entries that were summed up.
     pub(super) fn entries(&self) -> u64 {
         let sums = self.attempts.values().chain(self.refusals.values());
-        let sums = sums.chain(self.logins.values());
+        let sums = sums.chain(self.logins.values().map(|(_, sum)| sum));
         sums.map(|sum| sum.times.unsigned_abs()).sum()
     }
 
@@ -94,9 +114,7 @@ fn count<K: Eq + Hash>(
     room: bool,
 ) -> Result<(), Full> {
     if let Some(sum) = sums.get_mut(&key) {
-        sum.last = one.last;
-        sum.times += one.times;
-        sum.mechanisms |= one.mechanisms;
+        sum.add(one);
         return Ok(());
     }
     if !room {
@@ -114,6 +132,12 @@ impl Sum {
             times: 1,
             mechanisms,
         }
+    }
+
+    fn add(&mut self, later: Self) {
+        self.last = later.last;
+        self.times += later.times;
+        self.mechanisms |= later.mechanisms;
     }
 }
 

@@ -57,8 +57,8 @@ pub struct FailedLogin<'f> {
 /// What an earlier run left behind.
 #[derive(Clone, Debug, Default)]
 pub struct Remembered {
-    /// Where accounts logged in from, the latest first.
-    pub logins: Vec<(String, Network)>,
+    /// Where accounts logged in from, the latest first: the last address of each network.
+    pub logins: Vec<(String, IpAddr)>,
     /// Names that are closed to strangers, and how long.
     pub locks: Vec<(String, Timestamp)>,
     /// The key of users that do not exist.
@@ -101,7 +101,7 @@ impl Audit {
     pub fn logged_in(&self, account: &str, address: IpAddr) {
         self.tell(|| Note::LoggedIn {
             account: account.to_owned(),
-            network: Network::of(address),
+            address: address.to_canonical(),
         });
     }
 
@@ -149,7 +149,7 @@ impl Audit {
 /// What is kept of a user name that somebody tried.
 ///
 /// A password typed into the wrong field looks rarely like the name of an account, and then only its beginning is kept.
-fn recorded_name(name: &str) -> String {
+pub(crate) fn recorded_name(name: &str) -> String {
     if is_account_name(name) {
         return name.to_owned();
     }

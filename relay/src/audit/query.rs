@@ -33,6 +33,8 @@ pub struct Wanted {
 pub struct Report {
     /// Names that were tried, those most often first.
     pub names: Vec<Name>,
+    /// Names that are closed to strangers now.
+    pub locks: Vec<Lock>,
     /// What was refused, the most frequent first.
     pub refusals: Vec<Refusal>,
     /// Entries that were lost, ever: more came than could be written.
@@ -80,6 +82,15 @@ pub struct Tries {
     pub tries: u64,
 }
 
+/// A name that is closed to networks that never logged in to it.
+#[derive(Debug, Serialize)]
+pub struct Lock {
+    /// The name.
+    pub name: String,
+    /// Until when.
+    pub until: Timestamp,
+}
+
 /// Something that was refused.
 #[derive(Debug, Serialize)]
 pub struct Refusal {
@@ -121,6 +132,7 @@ fn report(connection: &Connection, wanted: Wanted) -> rusqlite::Result<Report> {
     connection.pragma_update(None, "query_only", true)?;
     Ok(Report {
         names: names(connection, wanted)?,
+        locks: locks(connection)?,
         refusals: refusals(connection, wanted.since.or(wanted.new_since))?,
         lost: store::lost_in_all(connection).unsigned_abs(),
     })
@@ -200,6 +212,18 @@ fn mechanisms_of(bits: u8) -> Vec<&'static str> {
         .into_iter()
         .filter(|mechanism| bits & 1 << *mechanism as u8 != 0);
     used.map(Mechanism::name).collect()
+}
+
+fn locks(connection: &Connection) -> rusqlite::Result<Vec<Lock>> {
+    let mut query =
+        connection.prepare("SELECT name, until FROM lock WHERE until > ?1 ORDER BY name")?;
+    let rows = query.query_map([Timestamp::now().as_second()], |row| {
+        Ok(Lock {
+            name: row.get(0)?,
+            until: moment(row.get(1)?),
+        })
+    })?;
+    rows.collect()
 }
 
 fn refusals(connection: &Connection, since: Option<Timestamp>) -> rusqlite::Result<Vec<Refusal>> {

@@ -35,6 +35,7 @@ CREATE INDEX refusal_least ON refusal (times, last);
 CREATE TABLE login (
     account TEXT    NOT NULL,
     network TEXT    NOT NULL,
+    address TEXT    NOT NULL,
     first   INTEGER NOT NULL,
     last    INTEGER NOT NULL,
     times   INTEGER NOT NULL,

@@ -5,6 +5,7 @@
 //! drives out other names that were tried once, and not those that somebody is after.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -27,7 +28,7 @@ use super::{Network, Remembered};
 pub(super) enum Note {
     Failed {
         name: String,
-        address: std::net::IpAddr,
+        address: IpAddr,
         mechanism: Mechanism,
     },
     Refused {
@@ -37,7 +38,7 @@ pub(super) enum Note {
     },
     LoggedIn {
         account: String,
-        network: Network,
+        address: IpAddr,
     },
     Locked {
         name: String,
@@ -181,14 +182,14 @@ fn remembered(connection: &Connection) -> rusqlite::Result<Remembered> {
     let now = Timestamp::now().as_second();
     let since = now - LOGIN_DAYS * 86_400;
     let mut logins = connection
-        .prepare("SELECT account, network FROM login WHERE last >= ?1 ORDER BY last DESC")?;
+        .prepare("SELECT account, address FROM login WHERE last >= ?1 ORDER BY last DESC")?;
     let logins = logins.query_map([since], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?;
     let mut locks = connection.prepare("SELECT name, until FROM lock WHERE until > ?1")?;
     let locks = locks.query_map([now], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(Remembered {
         logins: logins
             .filter_map(|row| {
-                row.map(|(account, network)| Some((account, network.parse().ok()?)))
+                row.map(|(account, address)| Some((account, address.parse().ok()?)))
                     .transpose()
             })
             .collect::<rusqlite::Result<_>>()?,
@@ -368,12 +369,15 @@ fn write_others(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Resul
         ])?;
     }
     let mut login = transaction.prepare_cached(
-        "INSERT INTO login (account, network, first, last, times) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (account, network) DO UPDATE SET last = max(last, excluded.last), times = times + excluded.times",
+        "INSERT INTO login (account, network, address, first, last, times) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (account, network) DO UPDATE SET address = excluded.address, last = max(last, excluded.last),
+             times = times + excluded.times",
     )?;
-    for ((account, network), sum) in &batch.logins {
-        let network = network.to_string();
-        login.execute(params![account, network, sum.first, sum.last, sum.times])?;
+    for ((account, network), (address, sum)) in &batch.logins {
+        let (network, address) = (network.to_string(), address.to_string());
+        login.execute(params![
+            account, network, address, sum.first, sum.last, sum.times
+        ])?;
     }
     let mut lock =
         transaction.prepare_cached("INSERT OR REPLACE INTO lock (name, until) VALUES (?1, ?2)")?;

@@ -2,6 +2,7 @@
 
 mod account;
 mod apply;
+mod audit;
 mod check;
 mod domain;
 mod init;
@@ -21,6 +22,7 @@ use clap::{Parser, Subcommand};
 use nix::sys::stat::{Mode, umask};
 
 use self::account::AccountCommand;
+use self::audit::AuditCommand;
 use self::check::CheckCommand;
 use self::domain::DomainCommand;
 use self::init::InitCommand;
@@ -57,6 +59,7 @@ enum Command {
     Domain(DomainCommand),
     #[command(subcommand)]
     Account(AccountCommand),
+    Audit(AuditCommand),
     Completions(CompletionsCommand),
     Man(ManCommand),
 }
@@ -86,6 +89,7 @@ pub(crate) fn main() -> std::process::ExitCode {
         Command::Queue(command) => command.run(&call),
         Command::Domain(command) => command.run(&call),
         Command::Account(command) => command.run(&call),
+        Command::Audit(command) => command.run(&call),
         Command::Completions(command) => command.run::<Cli>(PROGRAM),
         Command::Man(command) => command.run::<Cli>(PROGRAM),
     };

@@ -74,6 +74,9 @@ impl Session<'_> {
 
     fn not_permitted(&self, pull: PullGuard, account: &str) -> Verdict {
         warn!(session = %self.id, peer = %self.peer, %account, "ATRN refused: not all domains are the account's, or it is disabled");
+        self.provider
+            .audit
+            .refused("odmr", "ATRN for what is not the account's", self.peer.ip());
         pull.end(PullResult::Refused);
         Verdict::NotPermitted
     }

@@ -1,6 +1,7 @@
 //! The pullers' side: an authenticated customer asks with ATRN, the roles reverse, held mail flows out.
 //!
-//! [`session`] drives `odmr::provider` up to the turn, what an ATRN gets is found in [`mod@atrn`], and in [`wait`] where it
+//! [`session`] drives `odmr::provider` up to the turn, with AUTH in [`login`]: who may try is a matter of [`guard`], when it
+//! is looked at of [`proofs`], and how many may come of [`visitors`]. What an ATRN gets is found in [`mod@atrn`], and in [`wait`] where it
 //! waits for mail. [`drain`] sends after the turn, each delivery as a [`transaction`] and several in a [`window`]; in
 //! [`idle`] it waits for more.
 //! What a reply means for a delivery is decided in [`verdict`], whether a refusal is believed in [`breaker`], and
@@ -9,12 +10,16 @@
 mod atrn;
 mod breaker;
 mod drain;
+mod guard;
 mod idle;
+mod login;
 mod permission;
+mod proofs;
 mod session;
 mod settlement;
 mod transaction;
 mod verdict;
+mod visitors;
 mod wait;
 mod window;
 
@@ -24,22 +29,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use atrn_shared::config::Live;
+use jiff::Timestamp;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::breaker::Breakers;
+use self::guard::Guard;
+use self::proofs::Proofs;
 use self::settlement::Provisional;
+use self::visitors::{From, Visit, Visitors};
 use crate::activity::Activity;
+use crate::audit::{Audit, Remembered};
 use crate::closing::Closing;
 use crate::config::OdmrTls;
 use crate::connections::{Caps, Service};
 use crate::limits::{Limits, Side};
 use crate::queue::Store;
 use crate::settings::Settings;
-
-/// Proofs that are checked at a time: PLAIN costs a PBKDF2 each, and strangers may ask for it.
-const PROOFS_AT_ONCE: usize = 2;
 
 /// Everything that a session with a puller may use.
 #[derive(Clone, Debug)]
@@ -49,7 +55,10 @@ pub(crate) struct Provider {
     pub(crate) closing: Closing,
     pub(crate) activity: Activity,
     pub(crate) limits: Limits,
-    proofs: Arc<Semaphore>,
+    pub(crate) audit: Audit,
+    guard: Guard,
+    proofs: Proofs,
+    visitors: Visitors,
     asked: Asked,
     breakers: Breakers<Provisional>,
 }
@@ -61,6 +70,7 @@ impl Provider {
         closing: Closing,
         activity: Activity,
         limits: Limits,
+        audit: Audit,
     ) -> Self {
         Self {
             settings,
@@ -68,10 +78,42 @@ impl Provider {
             closing,
             activity,
             limits,
-            proofs: Arc::new(Semaphore::new(PROOFS_AT_ONCE)),
+            audit,
+            guard: Guard::default(),
+            proofs: Proofs::default(),
+            visitors: Visitors::default(),
             asked: Asked::default(),
             breakers: Breakers::default(),
         }
+    }
+}
+
+impl Provider {
+    /// With what an earlier run knew of logins and locks.
+    pub(crate) fn remembering(mut self, remembered: Remembered) -> Self {
+        for (_, address) in &remembered.logins {
+            self.limits.authenticated(*address);
+        }
+        let now = Timestamp::now();
+        let locks = remembered.locks.into_iter().map(|(name, until)| {
+            let left = until.duration_since(now);
+            (name, left.try_into().unwrap_or_default())
+        });
+        self.guard = Guard::new(remembered.logins, locks, Instant::now());
+        self
+    }
+
+    /// Lets in a connection that has not said who it is; none when there are too many of them.
+    fn enter(&self, address: IpAddr) -> Option<Visit> {
+        let from = if self.limits.is_exempt(address) {
+            From::Exempt
+        } else if self.guard.is_pullers_network(address) {
+            From::Home
+        } else {
+            From::Elsewhere
+        };
+        let settings = self.settings.load();
+        self.visitors.enter(address, from, &settings.config.odmr)
     }
 }
 

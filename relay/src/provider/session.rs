@@ -3,21 +3,20 @@
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use atrn_shared::log;
-use atrn_shared::odmr::provider::{
-    Attempt, Config, Event, Provider as Machine, TlsMode, TlsSession,
-};
-use atrn_shared::sasl::{Fresh, Nonce, ServerStep};
+use atrn_shared::odmr::provider::{Config, Event, Provider as Machine, TlsMode, TlsSession};
 use atrn_shared::smtp::reply::Reply;
 use atrn_shared::wire::{Wire, WireError};
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
-use tracing::{error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::atrn::Grant;
+use super::visitors::{Login, Visit};
 use super::{Provider, drain};
+use crate::audit::recorded_name;
 use crate::config::{OdmrConfig, OdmrTls};
 use crate::queue::SessionId;
 use crate::session_id;
@@ -63,6 +62,9 @@ pub(super) async fn serve(
     let id = session_id::next();
     let settings = provider.settings.load();
     let mut wire = Wire::tcp(stream);
+    let Some(visit) = provider.enter(peer.ip()) else {
+        return turn_away(provider, wire, &settings, peer).await;
+    };
     if settings.config.odmr.tls == OdmrTls::Implicit {
         match Box::pin(encrypt(wire, &settings, shutdown)).await {
             Ok(encrypted) => wire = encrypted,
@@ -80,6 +82,7 @@ pub(super) async fn serve(
         peer,
         began,
         machine,
+        place: Place::Visit(visit),
         grant: None,
     };
     drop(settings);
@@ -107,12 +110,21 @@ pub(super) async fn serve(
     info!(session = %id, %peer, %account, reason = %end, "puller session ended");
 }
 
+/// Of the connections that there may be, the one that this is.
+#[derive(Debug)]
+pub(super) enum Place {
+    Visit(#[expect(dead_code, reason = "held until it is dropped")] Visit),
+    Login(#[expect(dead_code, reason = "held until it is dropped")] Login),
+}
+
 pub(super) struct Session<'p> {
     pub(super) provider: &'p Provider,
     pub(super) id: SessionId,
     pub(super) peer: SocketAddr,
     began: Instant,
     pub(super) machine: Machine,
+    /// What it is counted as.
+    pub(super) place: Place,
     /// From the answer to ATRN to the turn.
     pub(super) grant: Option<Grant>,
 }
@@ -141,13 +153,20 @@ impl Session<'_> {
                     }
                 }
                 Event::SecretExposed(user) => {
-                    let user = user.unwrap_or_default();
+                    let user = recorded_name(&user.unwrap_or_default());
+                    self.provider
+                        .audit
+                        .refused("odmr", "a secret without TLS", self.peer.ip());
                     warn!(
                         session = %self.id, peer = %self.peer, account = %log::peer(&user),
                         "a secret was sent without TLS and refused; take it for known to others: `atrn-relay account rotate`"
                     );
                 }
-                Event::Authenticate(attempt) => Box::pin(self.authenticate(attempt)).await,
+                Event::Authenticate(attempt) => {
+                    if let Err(end) = Box::pin(self.authenticate(attempt, stop.as_mut())).await {
+                        return Next::End(end);
+                    }
+                }
                 Event::Atrn(atrn) => {
                     let verdict = match Box::pin(self.decide(atrn, wire, stop.as_mut())).await {
                         Ok(Some(verdict)) => verdict,
@@ -176,35 +195,6 @@ impl Session<'_> {
             Some(_) => Some(wait),
             None => stranger_wait(wait, self.began.elapsed()),
         }
-    }
-
-    async fn authenticate(&mut self, attempt: Attempt) {
-        let settings = self.provider.settings.load();
-        let _turn = self.provider.proofs.acquire().await;
-        // PBKDF2 is work for milliseconds: not on a thread that serves others.
-        let check = move || fresh().map(|fresh| attempt.check(&settings.accounts, fresh));
-        let Ok(Some(checked)) = tokio::task::spawn_blocking(check).await else {
-            error!(session = %self.id, "a proof could not be checked: no randomness, or the check was lost");
-            return self
-                .machine
-                .close(Reply::new(421, "4.3.0", "Internal fault, try again later"));
-        };
-        match checked.step() {
-            ServerStep::Success(account) => {
-                info!(session = %self.id, peer = %self.peer, %account, mechanism = %checked.mechanism(), "authenticated");
-            }
-            ServerStep::Failure { user, reason } => {
-                self.provider.activity.authentication_failed();
-                let user = user.as_deref().unwrap_or_default();
-                warn!(
-                    session = %self.id, peer = %self.peer, account = %log::peer(user),
-                    mechanism = %checked.mechanism(), %reason, "authentication refused"
-                );
-            }
-            ServerStep::Unavailable => error!(session = %self.id, "accounts can not be looked up"),
-            ServerStep::Challenge(_) => {}
-        }
-        self.machine.checked(checked);
     }
 
     async fn turn(self, mut wire: Wire, mut grant: Grant, shutdown: &CancellationToken) {
@@ -274,6 +264,19 @@ fn stranger_wait(wait: Duration, elapsed: Duration) -> Option<Duration> {
     Some(wait.min(left)).filter(|wait| !wait.is_zero())
 }
 
+/// Too many strangers are here already. In clear they hear it.
+async fn turn_away(provider: &Provider, mut wire: Wire, settings: &Settings, peer: SocketAddr) {
+    let reason = "too many connections before AUTH";
+    debug!(%peer, reason, "refused");
+    provider.audit.refused("odmr", reason, peer.ip());
+    if settings.config.odmr.tls != OdmrTls::Implicit {
+        let hostname = &settings.config.hostname;
+        let mut output = Vec::new();
+        Reply::new(421, "4.3.2", format!("{hostname} is busy, try again later")).write(&mut output);
+        let _ = wire.write(&mut output, FAREWELL).await;
+    }
+}
+
 async fn encrypt(
     wire: Wire,
     settings: &Settings,
@@ -293,19 +296,6 @@ fn tls_session(wire: &Wire) -> TlsSession {
         channel_bindings: wire.channel_bindings(),
         certificate_pin: wire.peer_pin().map(|pin| pin.to_string()),
     }
-}
-
-/// Randomness and time for one exchange; none when the system has no randomness.
-fn fresh() -> Option<Fresh> {
-    let mut nonce = Nonce::default();
-    aws_lc_rs::rand::fill(&mut nonce).ok()?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Some(Fresh {
-        nonce,
-        unix_seconds: now.as_secs(),
-    })
 }
 
 fn config(settings: &Settings) -> Arc<Config> {

@@ -24,6 +24,10 @@ pub use authentication::{Attempt, Checked};
 /// Refused proofs on one connection; then 421 (R4954-2).
 const AUTH_FAILURES_MAX: u32 = 3;
 
+/// Lines that one connection may send before its ATRN is granted; then 421. A customer that polls on one connection
+/// for hours and finds no mail connects again.
+const LINES_MAX: u32 = 1_000;
+
 /// When this listener speaks TLS.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TlsMode {
@@ -132,12 +136,12 @@ pub struct Provider {
     state: State,
     errors: u32,
     auth_failures: u32,
+    lines_read: u32,
+    exchanges: Exchanges,
     /// Replies to be sent.
     pub output: Vec<u8>,
 }
 
-    lines_read: u32,
-    exchanges: Exchanges,
 impl Provider {
     /// A new session; its greeting is in the output. `tls` is there from the start with [`TlsMode::Implicit`].
     #[must_use]
@@ -153,12 +157,12 @@ impl Provider {
             state: State::Command,
             errors: 0,
             auth_failures: 0,
+            lines_read: 0,
+            exchanges: Exchanges::default(),
             output,
         }
     }
 
-            lines_read: 0,
-            exchanges: Exchanges::default(),
     /// The account that the customer proved to be.
     #[must_use]
     pub fn account(&self) -> Option<&str> {
@@ -171,10 +175,6 @@ impl Provider {
         self.client_name.as_deref()
     }
 
-    /// What must happen next.
-    pub fn next(&mut self, input: &mut Input) -> Event {
-        loop {
-            match self.state {
     /// From now on keeps what is said and answered, for [`Provider::take_exchanges`].
     pub fn keep_exchanges(&mut self) {
         self.exchanges.keep();
@@ -185,6 +185,10 @@ impl Provider {
         self.exchanges.take()
     }
 
+    /// What must happen next.
+    pub fn next(&mut self, input: &mut Input) -> Event {
+        loop {
+            match self.state {
                 State::Command | State::Response(_) => {
                     if let Some(event) = self.read(input) {
                         return event;
@@ -208,12 +212,15 @@ impl Provider {
             debug_assert!(matches!(self.state, State::Closed), "nothing was asked");
             return;
         }
-        if verdict == Verdict::Turn {
-            self.state = State::Turning;
-        } else {
+        self.state = State::Command;
+        match verdict {
+            Verdict::Turn => self.state = State::Turning,
+            // Who asks for what is not its own again and again tries names.
+            Verdict::NotPermitted => self.refuse(&reply::atrn(verdict)),
             // No error of the customer: asking for mail that is not there is what customers do.
-            self.state = State::Command;
-            self.say(&reply::atrn(verdict));
+            Verdict::NoMail | Verdict::TooOften | Verdict::Unavailable => {
+                self.say(&reply::atrn(verdict));
+            }
         }
     }
 
@@ -239,26 +246,33 @@ impl Provider {
         let line = match self.lines.next(input, AUTH_LINE_OCTETS) {
             Line::Incomplete => return Some(Event::NeedInput),
             Line::Control => {
+                self.exchanges.said(What::Garbage, 0);
                 // It also ends the exchange that it was meant for.
                 self.state = State::Command;
                 self.refuse(&reply::not_printable());
                 return None;
             }
             Line::TooLong => {
-                self.close(reply::auth_line_too_long());
                 self.exchanges.said(What::Garbage, 0);
+                self.close(reply::auth_line_too_long());
                 return None;
             }
             Line::Text(line) => line.to_vec(),
         };
         self.line(&line, input.is_empty())
     }
-                self.exchanges.said(What::Garbage, 0);
 
     fn line(&mut self, line: &[u8], is_last: bool) -> Option<Event> {
+        self.lines_read += 1;
+        if self.lines_read > LINES_MAX {
+            self.close(reply::too_many_commands());
+            return None;
+        }
         if let State::Response(_) = self.state {
+            self.exchanges.said(What::AuthResponse, line.len() + 2);
             return self.response(line, is_last);
         }
+        self.exchanges.line(line);
         let Some((verb, argument)) = command::split(line) else {
             self.refuse(&reply::unknown_command());
             return None;
@@ -269,10 +283,8 @@ impl Provider {
             return None;
         }
         // What is sent behind these before their reply was not meant for whom it reaches (R2920-3, R3207-2).
-            self.exchanges.said(What::AuthResponse, line.len() + 2);
         if !is_last && matches!(verb, Verb::Atrn | Verb::Auth | Verb::Ehlo | Verb::StartTls) {
             self.close(reply::pipelined());
-        self.exchanges.line(line);
             return None;
         }
         match verb {
@@ -396,6 +408,7 @@ impl Provider {
 
     fn say(&mut self, reply: &Reply) {
         reply.write(&mut self.output);
+        self.exchanges.answered_at_once(reply);
     }
 
     fn refuse(&mut self, reply: &Reply) {
@@ -408,7 +421,6 @@ impl Provider {
 }
 
 /// At least one: an offer of none would be no offer.
-        self.exchanges.answered_at_once(reply);
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs().max(1)
 }

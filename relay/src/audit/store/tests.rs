@@ -157,7 +157,7 @@ fn logins_locks_and_the_decoy_key_outlive_a_restart() {
     audit.close();
     drop(audit);
     let (_audit, again) = setup.start();
-    assert_eq!(again.logins, [("corp".to_owned(), Network::of(address))]);
+    assert_eq!(again.logins, [("corp".to_owned(), address)]);
     let locks: Vec<_> = again.locks.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(locks, ["corp"]);
     assert!(first.decoy_key.is_some());

@@ -21,6 +21,22 @@ impl Attempt {
         self.dialogue.mechanism
     }
 
+    /// The user that this message is about, as far as it says so before anything is checked: for limits on the check itself.
+    /// None with EXTERNAL, where nothing can be guessed, and before the first message that names one.
+    #[must_use]
+    pub fn user(&self) -> Option<String> {
+        match &self.dialogue.exchange {
+            Exchange::New(_) => sasl::Server::first_user(self.dialogue.mechanism, &self.response),
+            Exchange::Open(exchange) => exchange.user(&self.response),
+        }
+    }
+
+    /// Whether the check takes milliseconds (PBKDF2), and not microseconds.
+    #[must_use]
+    pub fn is_costly(&self) -> bool {
+        self.dialogue.mechanism == Mechanism::Plain
+    }
+
     /// Judges the message. PLAIN runs PBKDF2 here: milliseconds, so never on a runtime worker.
     pub fn check(self, credentials: &dyn Credentials, fresh: Fresh) -> Checked {
         let mechanism = self.dialogue.mechanism;
@@ -212,6 +228,8 @@ impl Provider {
         self.output
             .extend_from_slice(base64::encode(challenge).as_bytes());
         self.output.extend_from_slice(b"\r\n");
+        // Of a challenge nothing is kept but that there was one.
+        self.exchanges.answered_at_once(&Reply::bare(334, ""));
         self.state = State::Response(dialogue);
     }
 
@@ -228,16 +246,28 @@ impl Provider {
                 self.say(&reply::authenticated());
                 self.account = Some(account);
             }
-        // Of a challenge nothing is kept but that there was one.
-        self.exchanges.answered_at_once(&Reply::bare(334, ""));
-            ServerStep::Failure { .. } => {
-                self.auth_failures += 1;
-                self.refuse(&reply::not_authenticated());
-                if self.auth_failures >= super::AUTH_FAILURES_MAX {
-                    self.close(reply::too_many_failures());
-                }
-            }
+            ServerStep::Failure { .. } => self.failed(&reply::not_authenticated()),
             ServerStep::Unavailable => self.say(&reply::accounts_unavailable()),
+        }
+    }
+
+    /// Answers [`Event::Authenticate`] without a check: too many wait for theirs, or the account is closed to strangers for
+    /// now. The words are those of accounts that cannot be looked up; whoever asks again and again is sent away as after a
+    /// wrong secret.
+    pub fn put_off(&mut self) {
+        if !matches!(self.state, State::Checking) {
+            debug_assert!(matches!(self.state, State::Closed), "nothing was asked");
+            return;
+        }
+        self.state = State::Command;
+        self.failed(&reply::accounts_unavailable());
+    }
+
+    fn failed(&mut self, reply: &Reply) {
+        self.auth_failures += 1;
+        self.refuse(reply);
+        if self.auth_failures >= super::AUTH_FAILURES_MAX {
+            self.close(reply::too_many_failures());
         }
     }
 }

@@ -153,3 +153,7 @@ pub(super) fn auth_line_too_long() -> Reply {
 pub(super) fn too_many_errors() -> Reply {
     Reply::new(421, "4.7.0", "Too many errors, closing")
 }
+
+pub(super) fn too_many_commands() -> Reply {
+    Reply::new(421, "4.7.0", "Too many commands, closing")
+}

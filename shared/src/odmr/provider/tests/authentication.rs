@@ -312,3 +312,73 @@ fn cram_md5_client() -> crate::sasl::Client {
     };
     crate::sasl::Client::choose(&[Mechanism::CramMd5], &settings, &context).unwrap()
 }
+
+/// Whoever limits checks knows the user before anything is checked, and as the check will.
+#[test]
+fn an_attempt_names_its_user() {
+    let scram = "n,,n=corp,r=abc";
+    let table = [
+        (Mechanism::External, "corp", None),
+        (Mechanism::Plain, "\0corp\0secret", Some("corp")),
+        (Mechanism::Plain, "\0co\u{ad}rp\0secret", Some("corp")),
+        (Mechanism::Plain, "corp", None),
+        (Mechanism::ScramSha256, scram, Some("corp")),
+        (
+            Mechanism::ScramSha256Plus,
+            "p=x,,n=a=2Cb,r=abc",
+            Some("a,b"),
+        ),
+        (Mechanism::ScramSha256, "n=corp", None),
+        (Mechanism::CramMd5, "", None),
+    ];
+    for (mechanism, response, expected) in table {
+        let user = sasl::Server::first_user(mechanism, response.as_bytes());
+        assert_eq!(user.as_deref(), expected, "{mechanism} {response:?}");
+    }
+    let context = || sasl::ServerContext {
+        hostname: "relay.example".into(),
+        certificate_pin: None,
+        channel_bindings: Vec::new(),
+        plus_offered: false,
+    };
+    let accounts = Accounts::corp();
+    for (mechanism, first, second) in [
+        (Mechanism::ScramSha256, scram, "c=biws,r=abc,p=AAAA"),
+        (
+            Mechanism::CramMd5,
+            "",
+            "corp 00000000000000000000000000000000",
+        ),
+    ] {
+        let mut exchange = sasl::Server::start(mechanism, context(), fresh());
+        assert!(matches!(
+            exchange.step(first.as_bytes(), &accounts),
+            ServerStep::Challenge(_)
+        ));
+        assert_eq!(exchange.user(second.as_bytes()).as_deref(), Some("corp"));
+    }
+}
+
+// covers: R4954-2
+#[test]
+fn who_is_put_off_hears_the_same_each_time_and_is_sent_away() {
+    let mut desk = Desk::secure();
+    desk.say("EHLO a.b");
+    let mut replies = String::new();
+    for _ in 0..3 {
+        let line = format!("AUTH PLAIN {}\r\n", plain("corp", "secret"));
+        desk.input.push(line.as_bytes());
+        assert!(matches!(
+            desk.provider.next(&mut desk.input),
+            Event::Authenticate(_)
+        ));
+        desk.provider.put_off();
+        replies += &String::from_utf8(std::mem::take(&mut desk.provider.output)).unwrap();
+    }
+    let put_off = "454 4.7.0 Temporary authentication failure\r\n";
+    assert_eq!(
+        replies,
+        put_off.repeat(3) + "421 4.7.0 Too many failed attempts, closing\r\n"
+    );
+    assert_eq!(desk.provider.account(), None);
+}

@@ -314,3 +314,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_connection_that_asks_for_ever_ends() {
+    for command in ["NOOP", "RSET", "ATRN"] {
+        let mut desk = Desk::authenticated();
+        desk.verdict = Verdict::NoMail;
+        let mut answered = 0;
+        while desk.end.is_none() {
+            let reply = desk.say(command);
+            answered += 1;
+            assert!(answered <= LINES_MAX, "{command}: {reply}");
+            if desk.end.is_some() {
+                assert_eq!(reply, "421 4.7.0 Too many commands, closing\r\n");
+            }
+        }
+    }
+}
+
+// covers: R2645-9
+#[test]
+fn who_asks_for_foreign_domains_again_and_again_is_sent_away() {
+    let mut desk = Desk::authenticated();
+    desk.verdict = Verdict::NotPermitted;
+    let mut refused = 0;
+    while desk.end.is_none() {
+        let reply = desk.say("ATRN other.example");
+        assert!(
+            reply.starts_with("450 4.7.1 ATRN request refused\r\n"),
+            "{reply}"
+        );
+        refused += 1;
+        if desk.end.is_some() {
+            assert!(reply.ends_with("421 4.7.0 Too many errors, closing\r\n"));
+        }
+    }
+    assert_eq!(refused, config(TlsMode::Implicit).errors_max + 1);
+}
