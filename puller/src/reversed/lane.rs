@@ -6,7 +6,7 @@ use std::sync::Arc;
 use atrn_shared::smtp::address::ForwardPath;
 use atrn_shared::smtp::reply::Reply;
 use atrn_shared::smtp::server::{Hello, HelloKind, Server};
-use atrn_shared::smtp::trace::Trace;
+use atrn_shared::smtp::trace::{ReverseName, Trace};
 use atrn_shared::wire::Wire;
 use jiff::Zoned;
 use tokio::sync::oneshot;
@@ -224,6 +224,7 @@ impl Stamp {
         let trace = Trace {
             hello: &self.hello,
             address: self.address,
+            reverse: ReverseName::NotAsked,
             hostname: &self.hostname,
             is_tls: self.is_tls,
             smtputf8,

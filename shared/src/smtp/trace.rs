@@ -19,6 +19,8 @@ pub struct Trace<'a> {
     pub hello: &'a Hello,
     /// Where it connected from; for a reversed connection, where it was reached.
     pub address: Option<IpAddr>,
+    /// What the names of that address say.
+    pub reverse: ReverseName<'a>,
     /// Who we are.
     pub hostname: &'a str,
     /// Whether the connection is encrypted.
@@ -33,6 +35,34 @@ pub struct Trace<'a> {
     pub now: &'a Zoned,
 }
 
+/// What the names of an address say about who calls itself so. All of it stands in a comment, which the grammar of RFC 5322
+/// §3.2.2 takes as it is; `unverified` and `RDNS failed` are the words of the classic services.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ReverseName<'a> {
+    /// Nobody was asked.
+    #[default]
+    NotAsked,
+    /// The address has this name, which leads back to it, and is who it says it is.
+    Verified(&'a str),
+    /// It is not; this is the name of the address, if it has one that leads back to it.
+    Unverified(Option<&'a str>),
+    /// The address has no name, or nobody could say.
+    Failed,
+}
+
+impl ReverseName<'_> {
+    /// What stands before the address, and behind it.
+    fn words(&self) -> (&str, &str, &str) {
+        match self {
+            Self::NotAsked => ("", "", ""),
+            Self::Verified(name) => (name, " ", ""),
+            Self::Unverified(Some(name)) => (name, " ", " unverified"),
+            Self::Unverified(None) => ("", "", " unverified"),
+            Self::Failed => ("", "", " RDNS failed"),
+        }
+    }
+}
+
 impl Trace<'_> {
     /// The field with its CRLF, folded.
     #[must_use]
@@ -41,7 +71,8 @@ impl Trace<'_> {
         // Writing into memory can not fail.
         let _ = write!(header, "Received: from {}", self.hello.name);
         if let Some(address) = self.address {
-            let _ = write!(header, " ({})", Literal(address));
+            let (name, blank, remark) = self.reverse.words();
+            let _ = write!(header, " ({name}{blank}{}{remark})", Literal(address));
         }
         let (hostname, protocol, id) = (self.hostname, self.protocol(), self.id);
         let _ = write!(header, "\r\n\tby {hostname} with {protocol} id {id}");
@@ -112,6 +143,16 @@ mod tests {
     use super::*;
 
     fn trace(name: &str, kind: HelloKind, is_tls: bool, smtputf8: bool) -> String {
+        traced(name, kind, is_tls, smtputf8, ReverseName::NotAsked)
+    }
+
+    fn traced(
+        name: &str,
+        kind: HelloKind,
+        is_tls: bool,
+        smtputf8: bool,
+        reverse: ReverseName<'_>,
+    ) -> String {
         let hello = Hello {
             kind,
             name: name.into(),
@@ -121,6 +162,7 @@ mod tests {
         let trace = Trace {
             hello: &hello,
             address: Some("192.0.2.7".parse().unwrap()),
+            reverse,
             hostname: "puller.example.org",
             is_tls,
             smtputf8,
@@ -140,6 +182,35 @@ mod tests {
             trace("relay.example.net", HelloKind::Ehlo, true, false),
             expected
         );
+    }
+
+    // covers: R5321-16
+    #[test]
+    fn what_the_names_of_the_client_say_is_a_comment() {
+        for (reverse, expected) in [
+            (ReverseName::NotAsked, "([192.0.2.7])"),
+            (
+                ReverseName::Verified("mail.example"),
+                "(mail.example [192.0.2.7])",
+            ),
+            (
+                ReverseName::Unverified(Some("mail.example")),
+                "(mail.example [192.0.2.7] unverified)",
+            ),
+            (ReverseName::Unverified(None), "([192.0.2.7] unverified)"),
+            (ReverseName::Failed, "([192.0.2.7] RDNS failed)"),
+        ] {
+            let header = traced("relay.example.net", HelloKind::Ehlo, true, false, reverse);
+            let expected = format!("Received: from relay.example.net {expected}\r\n\tby ");
+            assert!(
+                header.replace("\r\n\t(", " (").starts_with(&expected),
+                "{header}"
+            );
+            assert!(
+                header.split("\r\n").all(|line| line.len() <= 78),
+                "{header}"
+            );
+        }
     }
 
     // covers: R3848-1
