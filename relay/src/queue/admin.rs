@@ -79,7 +79,8 @@ impl Store {
             ..stored
         };
         let content = if is_spooled {
-            ContentReader::open(self.shared.spool(), unverified).await?
+            let head = self.shared.head_of_content(message).await?;
+            ContentReader::open(self.shared.spool(), unverified, head).await?
         } else {
             unverified.verified(self.shared.inline_content(message).await?)?
         };

@@ -19,20 +19,42 @@ use super::spool::{Spool, SpoolFile};
 /// Content up to this size lives in the database: 64 KiB and a header. Measured: docs/decisions/0002-queue-on-sqlite.md.
 pub const INLINE_BYTES: usize = 72 * 1024;
 
-/// The size and the CRC-32 of a file.
-pub(super) fn digest(path: &Path) -> io::Result<(u64, u32)> {
-    let mut file = File::open(path)?;
-    let mut checksum = crc32fast::Hasher::new();
-    let mut chunk = vec![0; BLOCK_BYTES];
-    let mut size = 0;
-    loop {
-        match file.read(&mut chunk)? {
-            0 => return Ok((size, checksum.finalize())),
-            octets => {
-                checksum.update(&chunk[..octets]);
-                size += octets as u64;
+/// Size and CRC-32 of octets that come one behind the other.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Digest {
+    pub(super) size: u64,
+    checksum: crc32fast::Hasher,
+}
+
+impl Digest {
+    pub(super) fn of(octets: &[u8]) -> Self {
+        let mut digest = Self::default();
+        digest.add(octets);
+        digest
+    }
+
+    pub(super) fn add(&mut self, octets: &[u8]) {
+        self.size += octets.len() as u64;
+        self.checksum.update(octets);
+    }
+
+    /// Adds the octets of a file.
+    pub(super) fn add_file(&mut self, path: &Path) -> io::Result<()> {
+        self.add_all(&File::open(path)?)
+    }
+
+    fn add_all(&mut self, mut file: &File) -> io::Result<()> {
+        let mut chunk = vec![0; BLOCK_BYTES];
+        loop {
+            match file.read(&mut chunk)? {
+                0 => return Ok(()),
+                octets => self.add(&chunk[..octets]),
             }
         }
+    }
+
+    pub(super) fn checksum(&self) -> u32 {
+        self.checksum.clone().finalize()
     }
 }
 
@@ -41,8 +63,10 @@ pub(super) fn digest(path: &Path) -> io::Result<(u64, u32)> {
 #[must_use = "content that is not accepted is discarded"]
 pub struct BodyWriter {
     id: QueueId,
-    size: u64,
-    checksum: crc32fast::Hasher,
+    /// Stands above all that was written.
+    head: Vec<u8>,
+    /// What was written, without the head.
+    written: Digest,
     /// All of it, while it is small.
     small: Vec<u8>,
     block: Block,
@@ -58,7 +82,8 @@ type Written = (Arc<SpoolFile>, Block);
 #[derive(Debug)]
 pub(super) enum Body {
     Inline(Vec<u8>),
-    Spool(Arc<SpoolFile>),
+    /// The head, which is in the database, and the file with the rest.
+    Spool(Vec<u8>, Arc<SpoolFile>),
 }
 
 /// What the row of a message says of its content.
@@ -74,6 +99,8 @@ pub(super) struct Stored {
 #[derive(Debug)]
 pub struct ContentReader {
     size: u64,
+    /// What comes before the source.
+    head: Bytes,
     source: Source,
     /// What was read so far, and what all of it should be; `None`: nobody asks.
     compared: Option<(crc32fast::Hasher, u32)>,
@@ -90,8 +117,8 @@ impl BodyWriter {
     pub(super) fn new(id: QueueId, spool: Arc<Spool>) -> Self {
         Self {
             id,
-            size: 0,
-            checksum: crc32fast::Hasher::new(),
+            head: Vec::new(),
+            written: Digest::default(),
             small: Vec::new(),
             block: Block::default(),
             file: None,
@@ -106,21 +133,29 @@ impl BodyWriter {
         self.id
     }
 
-    /// Octets written so far.
+    /// Octets of the content so far, with its head.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.size
+        self.head.len() as u64 + self.written.size
     }
 
-    /// CRC-32 of what was written so far.
+    /// CRC-32 of the content so far.
     pub(super) fn checksum(&self) -> u32 {
-        self.checksum.clone().finalize()
+        let mut checksum = crc32fast::Hasher::new();
+        checksum.update(&self.head);
+        checksum.combine(&self.written.checksum);
+        checksum.finalize()
     }
 
-    /// Whether nothing was written yet.
+    /// Whether there is nothing yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.size == 0
+        self.len() == 0
+    }
+
+    /// Puts these octets above all that was written and will be: what is said of a message is known at its end.
+    pub fn set_head(&mut self, head: Vec<u8>) {
+        self.head = head;
     }
 
     /// Takes the next piece; waits only when the disk is a whole block behind.
@@ -128,9 +163,8 @@ impl BodyWriter {
     /// # Errors
     /// When the disk fails or is full; the body is of no use afterwards.
     pub async fn write(&mut self, mut part: &[u8]) -> Result<(), StoreError> {
-        self.size += part.len() as u64;
-        self.checksum.update(part);
-        if self.size <= INLINE_BYTES as u64 {
+        self.written.add(part);
+        if self.written.size <= INLINE_BYTES as u64 {
             self.small.extend_from_slice(part);
             return Ok(());
         }
@@ -149,8 +183,10 @@ impl BodyWriter {
 
     /// Completes the content; what does not fit the database is on disk afterwards.
     pub(super) async fn finish(mut self) -> Result<Body, StoreError> {
-        if self.size <= INLINE_BYTES as u64 {
-            return Ok(Body::Inline(std::mem::take(&mut self.small)));
+        let mut head = std::mem::take(&mut self.head);
+        if self.written.size <= INLINE_BYTES as u64 {
+            head.extend_from_slice(&self.small);
+            return Ok(Body::Inline(head));
         }
         self.written().await?;
         let block = std::mem::take(&mut self.block);
@@ -161,7 +197,7 @@ impl BodyWriter {
             file.sync().map(|()| file)
         });
         let file = blocking(synced.await, "write a content file")?;
-        Ok(Body::Spool(file))
+        Ok(Body::Spool(head, file))
     }
 
     /// Gives the block to a blocking thread, once the one before has come back.
@@ -196,6 +232,7 @@ impl ContentReader {
     pub(super) fn inline(content: Bytes) -> Self {
         Self {
             size: content.len() as u64,
+            head: Bytes::new(),
             source: Source::Inline(content),
             compared: None,
         }
@@ -217,16 +254,22 @@ impl ContentReader {
 
     /// A file that is larger than a block is read twice, once to see whether it is whole: inside a transaction it would
     /// be too late to say so.
-    pub(super) async fn open(spool: &Spool, stored: Stored) -> Result<Self, StoreError> {
+    pub(super) async fn open(
+        spool: &Spool,
+        stored: Stored,
+        head: Bytes,
+    ) -> Result<Self, StoreError> {
         let Stored { message, size, .. } = stored;
         let path = spool.file(message);
-        let opened = spawn_blocking(move || open_whole(&path, stored)).await;
+        let above = head.clone();
+        let opened = spawn_blocking(move || open_whole(&path, stored, &above)).await;
         let whole = match opened {
             Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::Damaged(format!("no content file of {message}")));
             }
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                let text = format!("the content file of {message} is not {size} octets long");
+                let octets = size.saturating_sub(head.len() as u64);
+                let text = format!("the content file of {message} is not {octets} octets long");
                 return Err(StoreError::Damaged(text));
             }
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
@@ -236,10 +279,11 @@ impl ContentReader {
         };
         let source = match whole {
             Whole::Content(content) => Source::Inline(content),
-            Whole::File(file) => Source::File(read_ahead(file, Vec::new(), size), size),
+            Whole::File(file, left) => Source::File(read_ahead(file, Vec::new(), left), left),
         };
         Ok(Self {
             size,
+            head,
             source,
             compared: None,
         })
@@ -264,6 +308,9 @@ impl ContentReader {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
+        if !self.head.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.head)));
+        }
         match &mut self.source {
             Source::Done => Ok(None),
             Source::Inline(content) => {
@@ -307,41 +354,35 @@ impl Stored {
 enum Whole {
     /// As it was read: no more than a block.
     Content(Bytes),
-    File(File),
+    /// And so many octets.
+    File(File, u64),
 }
 
-fn open_whole(path: &Path, stored: Stored) -> io::Result<Whole> {
+fn open_whole(path: &Path, stored: Stored, head: &[u8]) -> io::Result<Whole> {
     let mut file = File::open(path)?;
-    if file.metadata()?.len() != stored.size {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    if stored.size <= BLOCK_BYTES as u64 {
+    let left = stored.size.checked_sub(head.len() as u64);
+    let left = left.filter(|left| file.metadata().is_ok_and(|found| found.len() == *left));
+    let left = left.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let mut read = Digest::of(head);
+    let changed = |read: &Digest| stored.checksum.is_some_and(|sum| sum != read.checksum());
+    if left <= BLOCK_BYTES as u64 {
         let mut content = Vec::new();
         file.read_to_end(&mut content)?;
-        return match stored.checksum {
-            Some(checksum) if checksum != crc32fast::hash(&content) => {
-                Err(io::ErrorKind::InvalidData.into())
-            }
-            _ if content.len() as u64 != stored.size => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(Whole::Content(content.into())),
+        read.add(&content);
+        return match changed(&read) {
+            true => Err(io::ErrorKind::InvalidData.into()),
+            false if content.len() as u64 != left => Err(io::ErrorKind::UnexpectedEof.into()),
+            false => Ok(Whole::Content(content.into())),
         };
     }
-    let Some(expected) = stored.checksum else {
-        return Ok(Whole::File(file));
-    };
-    let mut checksum = crc32fast::Hasher::new();
-    let mut chunk = vec![0; BLOCK_BYTES];
-    loop {
-        match file.read(&mut chunk)? {
-            0 => break,
-            octets => checksum.update(&chunk[..octets]),
+    if stored.checksum.is_some() {
+        read.add_all(&file)?;
+        if changed(&read) {
+            return Err(io::ErrorKind::InvalidData.into());
         }
+        file.rewind()?;
     }
-    if checksum.finalize() != expected {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    file.rewind()?;
-    Ok(Whole::File(file))
+    Ok(Whole::File(file, left))
 }
 
 fn read_ahead(

@@ -191,7 +191,7 @@ pub(super) fn lease(
         delivery,
         held,
         place: match is_spooled {
-            true => Place::Spool,
+            true => Place::Spool(None),
             false => Place::Inline,
         },
         held_since,
@@ -209,10 +209,13 @@ fn with_content(
     let Some(mut lease) = lease(shared, held, row)? else {
         return Ok(None);
     };
-    if matches!(lease.place, Place::Inline) {
-        let content = reader::inline(connection, lease.id.queue_id())?;
-        let whole = content.filter(|content| content.len() as u64 == lease.size);
-        lease.place = whole.map_or(Place::Inline, Place::Here);
-    }
+    let content = reader::inline(connection, lease.id.queue_id())?;
+    lease.place = match lease.place {
+        Place::Spool(_) => Place::Spool(Some(content.unwrap_or_default())),
+        _ => {
+            let whole = content.filter(|content| content.len() as u64 == lease.size);
+            whole.map_or(Place::Inline, Place::Here)
+        }
+    };
     Ok(Some(lease))
 }

@@ -128,8 +128,8 @@ pub(super) enum Place {
     Here(Bytes),
     /// Small, in the database.
     Inline,
-    /// In a file.
-    Spool,
+    /// In a file, below a head that is in the database; `None`: which was not read yet.
+    Spool(Option<Bytes>),
 }
 
 /// What the puller's final word means for one recipient.
@@ -224,7 +224,13 @@ impl Lease {
         match &self.place {
             Place::Here(content) => stored.verified(content.clone()),
             Place::Inline => stored.verified(self.shared.inline_content(message).await?),
-            Place::Spool => ContentReader::open(self.shared.spool(), stored).await,
+            Place::Spool(head) => {
+                let head = match head {
+                    Some(head) => head.clone(),
+                    None => self.shared.head_of_content(message).await?,
+                };
+                ContentReader::open(self.shared.spool(), stored, head).await
+            }
         }
     }
 }

@@ -142,9 +142,10 @@ fn files(
     Ok((number, octets))
 }
 
-/// Messages whose content is a file, with its size.
+/// Messages whose content is a file, with its size: the head is in the database.
 pub(super) fn spooled(connection: &Connection) -> rusqlite::Result<Vec<(QueueId, u64)>> {
-    let query = "SELECT key, size FROM message WHERE flags & ?1 != 0";
+    let query = "SELECT key, size - coalesce((SELECT length(content) FROM body WHERE body.message = key), 0)
+         FROM message WHERE flags & ?1 != 0";
     let mut statement = connection.prepare(query)?;
     let rows = statement.query_map([sqlite::SPOOLED], |row| {
         Ok((QueueId(row.get(0)?), row.get::<_, i64>(1)?.cast_unsigned()))

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, Row};
 use serde::Serialize;
 
-use super::super::body::digest;
+use super::super::body::Digest;
 use super::super::id::QueueId;
 use super::super::spool::{spool_directories, spool_path};
 use super::super::sqlite::{SPOOLED, renew};
@@ -105,12 +105,12 @@ fn read_contents(
         done += 1;
         let message = Message::of(row).map_err(failed())?;
         let found = match message.is_spooled {
-            true => digest_file(&spool_path(&from.join(SPOOL), message.id), message.size)?,
-            false => message.inline,
+            true => Some(message.digest_file(&from.join(SPOOL))?),
+            false => message.database,
         };
         let reason = match found {
-            Some((size, checksum)) if size == message.size => {
-                let is_same = message.checksum.is_none_or(|expected| expected == checksum);
+            Some(found) if found.size == message.size => {
+                let is_same = message.checksum.is_none_or(|sum| sum == found.checksum());
                 (!is_same).then_some("its content is not what was accepted (checksum)")
             }
             _ => Some("its content is not whole"),
@@ -129,8 +129,8 @@ struct Message {
     size: u64,
     is_spooled: bool,
     checksum: Option<u32>,
-    /// Size and checksum of what the database has.
-    inline: Option<(u64, u32)>,
+    /// Of what the database has.
+    database: Option<Digest>,
 }
 
 impl Message {
@@ -141,18 +141,23 @@ impl Message {
             size: row.get::<_, i64>(1)?.cast_unsigned(),
             is_spooled: row.get(2)?,
             checksum: row.get(3)?,
-            inline: content.map(|content| (content.len() as u64, crc32fast::hash(content))),
+            database: content.map(Digest::of),
         })
     }
-}
 
-fn digest_file(path: &Path, size: u64) -> Result<Option<(u64, u32)>, BackupError> {
-    let found = digest(path).map_err(BackupError::io(path))?;
-    if found.0 == size {
-        return Ok(Some(found));
+    /// Of the head and the file below it.
+    fn digest_file(&self, spool: &Path) -> Result<Digest, BackupError> {
+        let path = spool_path(spool, self.id);
+        let mut found = self.database.clone().unwrap_or_default();
+        let head = found.size;
+        found.add_file(&path).map_err(BackupError::io(&path))?;
+        if found.size == self.size {
+            return Ok(found);
+        }
+        let (octets, size) = (found.size - head, self.size.saturating_sub(head));
+        let reason = format!("{octets} octets long, and the message says {size}");
+        Err(BackupError::damaged(&path, reason))
     }
-    let reason = format!("{} octets long, and the message says {size}", found.0);
-    Err(BackupError::damaged(path, reason))
 }
 
 /// A start behind it would take contents of the queue that was there for orphans.

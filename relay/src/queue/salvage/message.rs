@@ -9,7 +9,7 @@ use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::parameter::{MailParameters, RcptParameters};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::super::body::digest;
+use super::super::body::Digest;
 use super::super::envelope::State;
 use super::super::id::QueueId;
 use super::super::spool::spool_path;
@@ -41,9 +41,15 @@ pub(super) struct Message {
     pub(super) next_number: u32,
     pub(super) checksum: Option<u32>,
     pub(super) held_since: i64,
-    /// `None`: in a file.
+    /// As far as it is in the database; `None`: nothing.
     pub(super) content: Option<Vec<u8>>,
     pub(super) deliveries: Vec<Delivery>,
+}
+
+impl Message {
+    pub(super) fn is_spooled(&self) -> bool {
+        self.flags & SPOOLED != 0
+    }
 }
 
 /// A delivery as it stands in the database, with its domain by name.
@@ -257,18 +263,19 @@ impl Reader<'_> {
         domain.ok_or_else(|| "its domain is not known".to_owned())
     }
 
-    /// `None`: in a file, which is whole.
+    /// What the database has of it; with what is in a file it is whole.
     fn content(&self, message: &Message) -> Result<Option<Vec<u8>>, String> {
-        if message.flags & SPOOLED != 0 {
-            let path = spool_path(self.spool, message.id);
-            let (size, checksum) =
-                digest(&path).map_err(|error| format!("its content file: {error}"))?;
-            return verify(message, size, checksum).map(|()| None);
-        }
         let content = self.inline(message.id)?;
-        let content = content.ok_or_else(|| "its content is not to be found".to_owned())?;
-        verify(message, content.len() as u64, crc32fast::hash(&content))?;
-        Ok(Some(content))
+        let mut found = content.as_deref().map(Digest::of);
+        if message.is_spooled() {
+            let path = spool_path(self.spool, message.id);
+            let whole = found.get_or_insert_default();
+            let added = whole.add_file(&path);
+            added.map_err(|error| format!("its content file: {error}"))?;
+        }
+        let found = found.ok_or_else(|| "its content is not to be found".to_owned())?;
+        verify(message, &found)?;
+        Ok(content)
     }
 
     /// The content that the database has of a message.
@@ -308,12 +315,13 @@ fn raw(row: &Row<'_>) -> rusqlite::Result<(i64, Delivery)> {
     Ok((row.get(1)?, delivery))
 }
 
-fn verify(message: &Message, size: u64, checksum: u32) -> Result<(), String> {
+fn verify(message: &Message, found: &Digest) -> Result<(), String> {
+    let size = found.size;
     if size != message.size.cast_unsigned() {
         return Err(format!("its content has {size} octets of {}", message.size));
     }
     match message.checksum {
-        Some(expected) if expected != checksum => {
+        Some(expected) if expected != found.checksum() => {
             Err("its content is not what was accepted (checksum)".to_owned())
         }
         _ => Ok(()),

@@ -66,13 +66,14 @@ impl Target {
 
     /// Adds a message with its content.
     pub(super) fn add(&mut self, message: &Message, spool: &Path) -> Result<(), BackupError> {
-        if message.content.is_none() {
+        if message.is_spooled() {
             put(
                 &spool_path(spool, message.id),
                 &spool_path(&self.spool, message.id),
             )?;
+            let head = message.content.as_ref().map_or(0, |head| head.len() as u64);
             self.files.0 += 1;
-            self.files.1 += message.size.cast_unsigned();
+            self.files.1 += message.size.cast_unsigned().saturating_sub(head);
         }
         self.insert(message)
             .map_err(BackupError::sqlite(&self.path))?;

@@ -226,7 +226,7 @@ impl Group {
     /// A commit that was reported as failed may have reached the disk. A row without its content
     /// would be worse than a message that its sender sends again.
     fn keep_file_with_row(&self, accept: &Accept) {
-        let Body::Spool(file) = &accept.body else {
+        let Body::Spool(_, file) = &accept.body else {
             return;
         };
         let found = self

@@ -19,6 +19,7 @@ const WHOLE_CHECK_BYTES: i64 = 32 * 1024 * 1024;
 const STEPS: &[M<'static>] = &[
     M::up(include_str!("schema.sql")),
     M::up(include_str!("schema_2.sql")),
+    M::up(include_str!("schema_3.sql")),
 ];
 
 /// Both ends of each tree, and with them the way down to the leaves. Each end is a query of its own:

@@ -186,6 +186,15 @@ impl Shared {
         content.await?.ok_or_else(missing)
     }
 
+    /// What the database has of content that is in a file. Content of an earlier version has no head.
+    pub(super) async fn head_of_content(
+        self: &Arc<Self>,
+        message: QueueId,
+    ) -> Result<Bytes, StoreError> {
+        let head = self.read(move |_, connection| reader::inline(connection, message));
+        Ok(head.await?.unwrap_or_default())
+    }
+
     /// Connections are closed with the store, not with the last lease: the log goes with the last one.
     pub(super) fn close_readers(&self) {
         self.permits.close();

@@ -94,7 +94,7 @@ impl Accept {
     pub(super) fn octets(&self) -> usize {
         match &self.body {
             Body::Inline(content) => content.len(),
-            Body::Spool(_) => 0,
+            Body::Spool(head, _) => head.len(),
         }
     }
 }

@@ -20,7 +20,7 @@ use super::row::{COLUMNS, EIGHT_BIT, NEEDS_SMTPUTF8, key, moment};
 /// The message is the inner table always: the order of deliveries is the order of the answer.
 pub(super) const FROM: &str = "FROM delivery d CROSS JOIN message m ON m.key = d.message";
 
-/// The content of a message, if it is in the database.
+/// The content of a message, as far as it is in the database: all of it, or the head of what is in a file.
 pub(in super::super) fn inline(
     connection: &Connection,
     message: QueueId,

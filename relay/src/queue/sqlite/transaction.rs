@@ -59,7 +59,7 @@ impl<'a> Transaction<'a> {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
         let flags = match accept.body {
             Body::Inline(_) => accept.flags,
-            Body::Spool(_) => accept.flags | SPOOLED,
+            Body::Spool(..) => accept.flags | SPOOLED,
         };
         self.connection.prepare_cached(insert)?.execute(params![
             accept.id.0,
@@ -73,7 +73,8 @@ impl<'a> Transaction<'a> {
             accept.checksum,
             accept.held_since.millis(),
         ])?;
-        if let Body::Inline(content) = &accept.body {
+        let (Body::Inline(content) | Body::Spool(content, _)) = &accept.body;
+        if !content.is_empty() || matches!(accept.body, Body::Inline(_)) {
             let insert = "INSERT INTO body (message, content) VALUES (?1, ?2)";
             self.connection
                 .prepare_cached(insert)?
@@ -275,12 +276,11 @@ impl<'a> Transaction<'a> {
         };
         if flags & SPOOLED != 0 {
             self.effects.files.push(message);
-        } else {
-            let delete = "DELETE FROM body WHERE message = ?1";
-            self.connection
-                .prepare_cached(delete)?
-                .execute([message.0])?;
         }
+        let delete = "DELETE FROM body WHERE message = ?1";
+        self.connection
+            .prepare_cached(delete)?
+            .execute([message.0])?;
         Ok(true)
     }
 

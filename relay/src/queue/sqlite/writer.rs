@@ -147,7 +147,7 @@ impl Request {
     pub(super) fn committed(&mut self) {
         match self {
             Self::Accept(accept, _) => {
-                if let Body::Spool(file) = &accept.body {
+                if let Body::Spool(_, file) = &accept.body {
                     file.keep();
                 }
             }

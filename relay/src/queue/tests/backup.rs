@@ -37,10 +37,9 @@ async fn what_was_accepted_before_a_backup_began_is_in_it_whatever_goes_on() {
     for number in 0..40 {
         let size = if number % 4 == 0 { LARGE } else { 2_000 };
         let content = pattern(size + number);
-        before.push((
-            world.accept_content(&["user@a.example"], &content).await,
-            content,
-        ));
+        let (head, below) = content.split_at(number * 10);
+        let id = world.accept_headed(&["user@a.example"], head, below);
+        before.push((id.await, content));
     }
     let target = tempfile::tempdir().unwrap();
     let backup = target.path().join("backup");

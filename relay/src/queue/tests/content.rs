@@ -86,6 +86,91 @@ async fn content_comes_out_as_it_went_in_whatever_its_size() {
 }
 
 #[tokio::test]
+async fn a_head_that_is_known_last_stands_first() {
+    let block = 256 * 1024;
+    for (head, below) in [
+        (1, 0),
+        (700, 100),
+        (700, INLINE_BYTES),
+        (1, INLINE_BYTES + 1),
+        (700, block),
+        (5_000, block + 1),
+        (100_000, 3 * block),
+    ] {
+        let world = World::new();
+        let content = pattern(head + below);
+        let (above, rest) = content.split_at(head);
+        let id = world.accept_headed(&["user@a.example"], above, rest).await;
+        let is_file = below > INLINE_BYTES;
+        assert_eq!(world.spool_files().len(), usize::from(is_file));
+        let world = world.restart();
+        let shown = world.store.content(id).await.unwrap().unwrap();
+        assert_eq!(shown.size(), content.len() as u64);
+        assert_eq!(read(shown).await, content, "{head} {below}");
+        // With the claim, and asked for afterwards.
+        let all = Selection::Filter(Filter::default());
+        let seized = world.store.seize(&all, None, 1).await.unwrap().leases;
+        assert_eq!(read(seized[0].content().await.unwrap()).await, content);
+        drop(seized);
+        let mut claimed = world.claim(SESSION, &["a.example"], 1).await;
+        assert_eq!(claimed[0].size, content.len() as u64);
+        let lease = claimed.remove(0);
+        assert_eq!(read(lease.content().await.unwrap()).await, content);
+
+        let update = "UPDATE body SET content = x'00' || substr(content, 2)";
+        world.database().execute(update, []).unwrap();
+        let changed = world.store.content(id).await.unwrap().unwrap();
+        assert_ne!(read(changed).await, content);
+        if is_file {
+            drop(lease);
+            let lease = world.claim(SESSION, &["a.example"], 1).await.remove(0);
+            let refused = lease.content().await;
+            assert!(matches!(refused, Err(StoreError::Damaged(_))));
+            world.database().execute("DELETE FROM body", []).unwrap();
+            assert!(world.store.content(id).await.is_err(), "its head is lost");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_head_goes_with_its_message() {
+    let world = World::new();
+    let content = pattern(INLINE_BYTES + 1);
+    world
+        .accept_headed(&["user@a.example"], b"head", &content)
+        .await;
+    assert_eq!(world.rows("body"), 1);
+    world
+        .settle_one("a.example", vec![Outcome::Delivered])
+        .await;
+    assert_eq!(world.rows("body"), 0);
+}
+
+#[tokio::test]
+async fn a_queue_from_before_there_were_heads_opens() {
+    let world = World::new();
+    let content = pattern(INLINE_BYTES + 1);
+    let id = world.accept_content(&["user@a.example"], &content).await;
+    assert_eq!(world.rows("body"), 0);
+    let version = |world: &World| -> i64 {
+        let query = "SELECT user_version FROM pragma_user_version";
+        let database = world.database();
+        database.query_row(query, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(version(&world), 3);
+    let World { directory, store } = world;
+    drop(store);
+    let database = Connection::open(directory.path().join("queue.db")).unwrap();
+    database.pragma_update(None, "user_version", 2).unwrap();
+    drop(database);
+    let store = Store::open(directory.path()).unwrap();
+    let world = World { directory, store };
+    assert_eq!(version(&world), 3);
+    let shown = world.store.content(id).await.unwrap().unwrap();
+    assert_eq!(read(shown).await, content);
+}
+
+#[tokio::test]
 async fn a_claim_is_bounded_in_octets_and_brings_what_is_small_along() {
     let world = World::new();
     // A claim ends with the one that reaches the bound.

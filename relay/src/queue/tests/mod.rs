@@ -53,10 +53,16 @@ impl World {
     }
 
     async fn accept_content(&self, recipients: &[&str], content: &[u8]) -> QueueId {
+        self.accept_headed(recipients, &[], content).await
+    }
+
+    /// With a head that was known last.
+    async fn accept_headed(&self, recipients: &[&str], head: &[u8], below: &[u8]) -> QueueId {
         let mut body = self.store.body();
-        for part in content.chunks(10_000) {
+        for part in below.chunks(10_000) {
             body.write(part).await.unwrap();
         }
+        body.set_head(head.to_vec());
         let envelope = envelope("sender@example.net", recipients);
         self.store.accept(envelope, body).await.unwrap()
     }

@@ -31,7 +31,9 @@ async fn queue() -> (TempDir, BTreeMap<QueueId, Vec<u8>>) {
             1 => &["x@a.example", "z@b.example"],
             _ => &["z@b.example"],
         };
-        contents.insert(world.accept_content(recipients, &content).await, content);
+        let (head, below) = content.split_at(if size == LARGE { number } else { 0 });
+        let id = world.accept_headed(recipients, head, below).await;
+        contents.insert(id, content);
     }
     for outcomes in [vec![Outcome::Delivered, later()], vec![never(), later()]] {
         world.settle_one_of("a.example", outcomes).await;
