@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use atrn_shared::config::{self, Address, ConfigErrors, Loaded, Place, Problem};
 use atrn_shared::log::LogConfig;
+use atrn_shared::sandbox::SandboxConfig;
 use atrn_shared::sasl::{Mechanism, RememberedKeys};
 use atrn_shared::secret::Secret;
 use atrn_shared::smtp::address::Domain;
@@ -41,6 +42,8 @@ pub struct PullerConfig {
     pub reports: Option<ReportsConfig>,
     /// The operational log.
     pub log: LogConfig,
+    /// What the process gives up at its start (`[sandbox]`).
+    pub sandbox: SandboxConfig,
 }
 
 /// A `[[relay]]` to pull from.
@@ -253,6 +256,7 @@ impl PullerConfig {
         let table = [
             ("data_dir", self.data_dir != new.data_dir),
             ("log", self.log != new.log),
+            ("sandbox", self.sandbox != new.sandbox),
         ];
         table
             .into_iter()

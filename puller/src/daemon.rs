@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use crate::config::PullerConfig;
 use crate::journal::Journal;
 use crate::reports::{Reports, Traffic};
+use crate::sandbox::Confined;
 use crate::session::{Pull, Purpose};
 use crate::status::{DaemonLock, StatusFiles};
 
@@ -33,6 +34,7 @@ struct Daemon {
     path: PathBuf,
     trigger: Trigger,
     config: PullerConfig,
+    confined: Confined,
     status: StatusFiles,
     journal: Journal,
     /// Counts over all relays, and on across changes of the settings.
@@ -54,16 +56,17 @@ struct Relay {
 ///
 /// # Errors
 /// What keeps it from starting.
-pub async fn run(
+pub(crate) async fn run(
     files: WatchedFiles,
     config: PullerConfig,
+    confined: Confined,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let path = files.main().to_path_buf();
     let watched = files.with_named(config.named_files());
-    config.check_files()?;
     let status = StatusFiles::open(&config.data_dir)?;
     let _lock = DaemonLock::take(&config.data_dir)?;
+    status.write_daemon(&confined.in_force)?;
     let journal = Journal::open(&config.data_dir)?;
     let mut watch =
         Watch::start(watched).map_err(|error| Failure::from_error(ExitCode::Failed, &error))?;
@@ -72,6 +75,7 @@ pub async fn run(
         path,
         trigger: watch.trigger(),
         config: config.clone(),
+        confined,
         status,
         journal,
         traffic: Traffic::shared(&config.data_dir),
@@ -116,7 +120,9 @@ impl Daemon {
         let named = config.named_files();
         let files = files.with_named(named.clone());
         let restart = self.config.needs_restart(&config);
-        let applied = config.check_files().and_then(|()| self.apply(config));
+        let may = self.confined.check(&config, &self.path);
+        let checked = may.and_then(|()| config.check_files());
+        let applied = checked.and_then(|()| self.apply(config));
         if applied.is_err() {
             self.trigger.watch_also(named);
             return applied;

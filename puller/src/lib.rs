@@ -16,6 +16,7 @@ pub mod outcome;
 mod private;
 pub mod reports;
 pub mod reversed;
+mod sandbox;
 pub mod schedule;
 pub mod session;
 mod sessions;

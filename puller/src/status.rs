@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use atrn_shared::cli::{ExitCode, Failure};
 use atrn_shared::directory;
+use atrn_shared::sandbox::InForce;
 use jiff::Timestamp;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -207,6 +208,27 @@ impl StatusFiles {
         fs::rename(&beside, self.file(relay))
     }
 
+    /// What the daemon has given up; `None` where none ever said so. Means nothing while no daemon runs.
+    #[must_use]
+    pub fn read_daemon(&self) -> Option<InForce> {
+        let text = fs::read(self.folder.join(DAEMON_FILE)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Says what the daemon has given up.
+    ///
+    /// # Errors
+    /// One line on what is wrong with the directory.
+    pub fn write_daemon(&self, in_force: &InForce) -> Result<(), Failure> {
+        let beside = self.folder.join(format!(".{DAEMON_FILE}"));
+        let text = serde_json::to_vec_pretty(in_force).map_err(io::Error::from);
+        let written = text.and_then(|text| {
+            fs::write(&beside, text)?;
+            fs::rename(&beside, self.folder.join(DAEMON_FILE))
+        });
+        written.map_err(|error| cannot_be_written(&self.folder, &error))
+    }
+
     /// [`Self::read`] off the runtime.
     pub(crate) async fn load(&self, relay: &str) -> RelayStatus {
         let (files, relay) = (self.clone(), relay.to_owned());
@@ -227,6 +249,9 @@ impl StatusFiles {
         self.folder.join(format!("{relay}.json"))
     }
 }
+
+/// No relay's name has such an end.
+const DAEMON_FILE: &str = "daemon.sandbox";
 
 fn cannot_be_written(data_dir: &Path, error: &io::Error) -> Failure {
     let text = format!(

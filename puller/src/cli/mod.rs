@@ -119,12 +119,11 @@ fn notes_on(relay: &str, tally: &Tally) -> String {
     notes
 }
 
-/// Cancelled by SIGTERM and SIGINT. Must be called inside a runtime.
-fn stop_on_signals() -> Result<CancellationToken, Failure> {
+/// Cancels by SIGTERM and SIGINT. Must be called inside a runtime.
+fn stop_on_signals(stop: &CancellationToken) -> Result<(), Failure> {
     let failed = |error| Failure::failed(format!("cannot wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
@@ -133,7 +132,7 @@ fn stop_on_signals() -> Result<CancellationToken, Failure> {
         }
         token.cancel();
     });
-    Ok(stop)
+    Ok(())
 }
 
 /// A runtime for one short command: a single session is fastest on a single thread.

@@ -17,6 +17,7 @@ use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::reports::{Reports, Traffic};
 use crate::reversed::Tally;
+use crate::sandbox;
 use crate::session::{Pull, Purpose, Report};
 use crate::sessions::Sessions;
 use crate::status::StatusFiles;
@@ -62,12 +63,14 @@ impl PullCommand {
         let config = load(common)?.config;
         let relays = chosen(&config, &self.relays)?;
         let relays = self.with_domains(&relays)?;
+        let stop = CancellationToken::new();
+        let mut pulls = pulls(&config, &relays, &stop)?;
+        let reports = Reports::load(&config, &Traffic::shared(&config.data_dir))?;
+        // What is wrong with the files leaves nothing behind; and no thread is there yet.
+        sandbox::enter(&config, &common.config())?;
         let runtime = runtime()?;
         let outcome = runtime.block_on(async {
-            let stop = stop_on_signals()?;
-            let mut pulls = pulls(&config, &relays, &stop)?;
-            let reports = Reports::load(&config, &Traffic::shared(&config.data_dir))?;
-            // Last: what is wrong with the files leaves nothing behind.
+            stop_on_signals(&stop)?;
             let status = StatusFiles::open(&config.data_dir)?;
             if self.dry_run {
                 return pull_all(pulls, &stop, None, None).await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use atrn_shared::cli::{Common, Failure, Table, age, size};
+use atrn_shared::sandbox::InForce;
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -27,6 +28,8 @@ pub(super) struct StatusCommand {
 struct Status {
     /// Whether `atrn-puller run` runs.
     running: bool,
+    /// What it has given up.
+    sandbox: Option<InForce>,
     relays: Vec<Row>,
     /// Absent before the first pull.
     journal: Option<JournalState>,
@@ -78,6 +81,7 @@ impl StatusCommand {
         });
         let status = Status {
             running,
+            sandbox: files.read_daemon().filter(|_| running),
             relays: relays.collect(),
             journal: journal(&config),
         };
@@ -111,6 +115,9 @@ fn table(status: &Status, now: Timestamp) -> String {
     } else {
         "no daemon running"
     };
+    let sandbox = status.sandbox.as_ref();
+    let sandbox = sandbox.map(|in_force| format!("\nsandbox {in_force}"));
+    let sandbox = sandbox.unwrap_or_default();
     let journal = match &status.journal {
         None => String::new(),
         Some(JournalState::Known(summary)) => format!(
@@ -120,7 +127,7 @@ fn table(status: &Status, now: Timestamp) -> String {
         ),
         Some(JournalState::Unknown { error }) => format!("\nALARM journal: {error}"),
     };
-    format!("{table}{notes}\n{daemon}{journal}")
+    format!("{table}{notes}\n{daemon}{journal}{sandbox}")
 }
 
 /// The sessions that run; else the last pull.
@@ -299,6 +306,7 @@ mod tests {
         };
         let status = Status {
             running: true,
+            sandbox: None,
             relays: vec![
                 row("mx1", Mode::Instant, refused()),
                 row("mx22", Mode::Poll, RelayStatus::default()),

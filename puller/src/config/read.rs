@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use atrn_shared::config::{Address, Complaint, Configuration, Section, Value};
 use atrn_shared::log::LogConfig;
+use atrn_shared::sandbox::SandboxConfig;
 use atrn_shared::sasl::Mechanism;
 use atrn_shared::smtp::address::Domain;
 use atrn_shared::tls::{SpkiPin, Trust};
@@ -22,6 +23,7 @@ impl Configuration for PullerConfig {
         let data_dir = root.or("data_dir", PathBuf::from(DATA_DIR_DEFAULT), Value::path);
         let limits = Limits::read(&root.section("limits"));
         let log = LogConfig::read(&root.section("log"));
+        let sandbox = SandboxConfig::read(&root.section("sandbox"));
         let relays = read_relays(root);
         let handover = root.section("handover");
         let handover = if handover.is_present() {
@@ -40,6 +42,7 @@ impl Configuration for PullerConfig {
             handover: handover?,
             reports,
             log,
+            sandbox,
         })
     }
 }

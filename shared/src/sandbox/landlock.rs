@@ -3,8 +3,11 @@
 //! What is handled is written for fixed versions of the interface, so that a newer kernel refuses what it was told to refuse
 //! and nothing that was not looked at. Version 4 holds what a promise rests on; the others come on top where they are.
 
+use std::mem;
+use std::path::PathBuf;
+
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, Ruleset,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
 };
 
@@ -71,11 +74,20 @@ fn apply(rules: &Rules, level: CompatLevel) -> Result<(), RulesetError> {
         .set_compatibility(level)
         .add_rules(path_beneath_rules(&rules.read, reading()))?
         .add_rules(path_beneath_rules(&rules.write, reading() | writing()))?;
+    pin(rules.read.iter());
     for port in &rules.connect {
         ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }
     ruleset.restrict_self()?;
     Ok(())
+}
+
+/// A rule is about an inode, and those of /proc are made anew when the kernel has forgotten them: an open descriptor keeps it from that.
+fn pin<'p>(paths: impl Iterator<Item = &'p PathBuf>) {
+    let in_proc = paths.filter(|path| path.starts_with("/proc"));
+    in_proc
+        .filter_map(|path| PathFd::new(path).ok())
+        .for_each(mem::forget);
 }
 
 /// Without `Execute`: nothing is ever started.

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use config::{Enforcement, SandboxConfig};
 pub use paths::{directories_of, resolver_files, system_libraries, time_zones, trust_roots};
-pub use privileges::{Account, PrivilegeError, drop_privileges, make_over};
+pub use privileges::{Account, PrivilegeError, acting_as, drop_privileges, make_over};
 pub use probe::{Attempt, Probe};
 
 /// What a process needs still. Everything else is refused.
@@ -119,10 +119,7 @@ pub fn confine(enforcement: Enforcement, rules: &Rules) -> Result<InForce, Sandb
 fn confine_thread(enforcement: Enforcement, rules: &Rules) -> Result<InForce, SandboxError> {
     let found = kernel::landlock_abi();
     let filters = filter::programs(rules).map_err(SandboxError::Refused)?;
-    let mut lacking = landlock::lacking(found);
-    if !kernel::has_seccomp() {
-        lacking.push("seccomp filters".to_owned());
-    }
+    let mut lacking = kernel_lacks();
     if enforcement == Enforcement::Required && !lacking.is_empty() {
         return Err(SandboxError::Lacking(lacking));
     }
@@ -138,6 +135,16 @@ fn confine_thread(enforcement: Enforcement, rules: &Rules) -> Result<InForce, Sa
     };
     lacking.extend(landlock::absent_extras(found));
     Ok(in_force(state, lacking, found.ok()))
+}
+
+/// What this kernel lacks of what [`Enforcement::Required`] needs.
+#[must_use]
+pub fn kernel_lacks() -> Vec<String> {
+    let mut lacking = landlock::lacking(kernel::landlock_abi());
+    if !kernel::has_seccomp() {
+        lacking.push("seccomp filters".to_owned());
+    }
+    lacking
 }
 
 fn in_force(state: State, missing: Vec<String>, landlock_abi: Option<u32>) -> InForce {

@@ -5,6 +5,8 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::Account;
+
 /// The directories that must be readable for a file to be read again after somebody replaced it: its own, and, behind
 /// symbolic links, those of every file on the way.
 ///
@@ -40,26 +42,32 @@ pub fn time_zones() -> Vec<PathBuf> {
 
 /// What names are looked up by with the C library, besides its own parts ([`system_libraries`]).
 ///
-/// The files themselves are named, not /etc, where there is more. One that another is renamed over cannot be read from then on.
+/// Its files are replaced now and then, by others that are renamed over them. So a process that is not root, for which /etc has nothing that is not for
+/// all to read, gets all of it. Root gets the files as they are, and must be started anew when they are replaced.
 #[must_use]
-pub fn resolver_files() -> Vec<PathBuf> {
-    let names = [
-        "resolv.conf",
-        "hosts",
-        "host.conf",
-        "nsswitch.conf",
-        "gai.conf",
-        "services",
-        "ld.so.cache",
-    ];
-    let files = names.map(|name| Path::new("/etc").join(name));
+pub fn resolver_files(account: Option<Account>) -> Vec<PathBuf> {
+    let etc = Path::new("/etc");
+    let account = account.unwrap_or_else(Account::own);
+    let files = RESOLVER_FILES.map(|name| etc.join(name));
     // A link into /run is followed into its directory: what stands there is replaced all the time.
     let linked = files.iter().filter(|file| file.is_symlink());
     let linked = linked.flat_map(|file| directories_of(file));
-    let linked = linked.filter(|directory| directory != Path::new("/etc"));
-    let linked: Vec<_> = linked.collect();
-    files.into_iter().chain(linked).collect()
+    let linked: Vec<_> = linked.filter(|directory| directory != etc).collect();
+    if account.uid.is_root() {
+        return files.into_iter().chain(linked).collect();
+    }
+    [etc.to_owned()].into_iter().chain(linked).collect()
 }
+
+const RESOLVER_FILES: [&str; 7] = [
+    "resolv.conf",
+    "hosts",
+    "host.conf",
+    "nsswitch.conf",
+    "gai.conf",
+    "services",
+    "ld.so.cache",
+];
 
 /// Parts of the C library that are loaded when they are first needed.
 #[must_use]

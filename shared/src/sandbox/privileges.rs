@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 use nix::unistd::{
-    Gid, Group, Uid, User, geteuid, getgroups, getresgid, getresuid, setgroups, setresgid,
-    setresuid,
+    Gid, Group, Uid, User, getegid, geteuid, getgroups, getresgid, getresuid, setegid, seteuid,
+    setgroups, setresgid, setresuid,
 };
 
 use super::SandboxConfig;
@@ -77,12 +77,19 @@ impl Account {
         Ok(Some(Self { uid: user.uid, gid }))
     }
 
+    fn may_be_taken(self) -> Result<(), PrivilegeError> {
+        match geteuid().is_root() {
+            true => Ok(()),
+            false => Err(PrivilegeError::NotRoot(self.uid.to_string())),
+        }
+    }
+
     /// Who the process is.
     #[must_use]
     pub fn own() -> Self {
         Self {
             uid: geteuid(),
-            gid: nix::unistd::getegid(),
+            gid: getegid(),
         }
     }
 }
@@ -130,9 +137,7 @@ pub fn drop_privileges(account: Option<Account>) -> Result<(), PrivilegeError> {
     if let Some(account) = account
         && account != Account::own()
     {
-        if !geteuid().is_root() {
-            return Err(PrivilegeError::NotRoot(account.uid.to_string()));
-        }
+        account.may_be_taken()?;
         become_account(account).map_err(|error| refused(account, error))?;
     }
     let kept = if target.uid.is_root() {
@@ -185,12 +190,13 @@ fn verify(changed: bool, account: Account, kept: &[Capability]) -> Result<(), Pr
     Ok(())
 }
 
-/// Hands a directory over to an account, with everything below it that belongs to somebody else. Links are not followed.
+/// Hands a directory over to an account, with everything below it; how many things that were. Nothing is done where the directory itself is
+/// the account's already: its user may have put a link there, for root to give away what it points to.
 ///
-/// Only for root: at its first start with a user of its own, a program finds what it wrote as root.
+/// For root, at the first start with a user of its own: it finds what it wrote as root.
 ///
 /// # Errors
-/// [`PrivilegeError::HandOver`], with the first thing that cannot be handed over.
+/// [`PrivilegeError::HandOver`], with the first thing that cannot be handed over. The directory itself is the last.
 pub fn make_over(directory: &Path, account: Account) -> Result<usize, PrivilegeError> {
     let failed = |path: &Path, source| PrivilegeError::HandOver {
         path: path.to_owned(),
@@ -198,22 +204,55 @@ pub fn make_over(directory: &Path, account: Account) -> Result<usize, PrivilegeE
         source,
     };
     let (uid, gid) = (account.uid.as_raw(), account.gid.as_raw());
-    let mut changed = 0;
+    let own = fs::symlink_metadata(directory).map_err(|source| failed(directory, source))?;
+    if own.uid() == uid || !own.is_dir() {
+        return Ok(0);
+    }
+    let mut found = Vec::new();
     let mut waiting = vec![directory.to_owned()];
     while let Some(path) = waiting.pop() {
-        let found = fs::symlink_metadata(&path).map_err(|source| failed(&path, source))?;
-        if (found.uid(), found.gid()) != (uid, gid) {
-            lchown(&path, Some(uid), Some(gid)).map_err(|source| failed(&path, source))?;
-            changed += 1;
-        }
-        if found.is_dir() {
+        let metadata = fs::symlink_metadata(&path).map_err(|source| failed(&path, source))?;
+        if metadata.is_dir() {
             let entries = fs::read_dir(&path).map_err(|source| failed(&path, source))?;
             for entry in entries {
                 waiting.push(entry.map_err(|source| failed(&path, source))?.path());
             }
+        } else if own.uid() != 0 && metadata.nlink() > 1 {
+            // A link to a file of somebody else, made by who had the directory until now.
+            return Err(failed(
+                &path,
+                io::Error::other("it has other names; copy it, or give it away by hand"),
+            ));
         }
+        found.push(path);
     }
-    Ok(changed)
+    for path in found.iter().rev() {
+        lchown(path, Some(uid), Some(gid)).map_err(|source| failed(path, source))?;
+    }
+    Ok(found.len())
+}
+
+/// Does something as another user, and comes back: what root makes in a directory of that user is to be that user's.
+///
+/// # Errors
+/// When the process cannot become that user, or not come back.
+pub fn acting_as<T>(
+    account: Option<Account>,
+    act: impl FnOnce() -> T,
+) -> Result<T, PrivilegeError> {
+    let own = Account::own();
+    let Some(account) = account.filter(|account| *account != own) else {
+        return Ok(act());
+    };
+    account.may_be_taken()?;
+    setegid(account.gid)
+        .and_then(|()| seteuid(account.uid))
+        .map_err(|error| refused(account, error))?;
+    let done = act();
+    seteuid(own.uid)
+        .and_then(|()| setegid(own.gid))
+        .map_err(|error| refused(own, error))?;
+    Ok(done)
 }
 
 /// CAP_CHOWN, CAP_DAC_OVERRIDE and CAP_FOWNER of capabilities(7).
