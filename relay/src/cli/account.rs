@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use atrn_relay::accounts::{self, AccountError, CramMd5, NewAccount, State};
 use atrn_relay::config::{AccountConfig, OdmrTls, RelayConfig};
 use atrn_relay::fragments::Fragments;
+use atrn_relay::guessable::is_guessable;
 use atrn_shared::cli::{Destructive, ExitCode, Failure, Output, Table, confirm};
 use atrn_shared::secret::Secret;
 use atrn_shared::smtp::address::Domain;
@@ -65,6 +66,10 @@ pub(super) struct Add {
     /// Send every line in a TLS record of its own, as fetchmail with `ssl` needs.
     #[arg(long)]
     line_records: bool,
+
+    /// Take a name that attackers try first (admin, test, info …) all the same.
+    #[arg(long)]
+    force: bool,
 }
 
 /// List the accounts and how they log in
@@ -190,6 +195,12 @@ impl Chosen {
 
 impl Add {
     fn run(self, files: &Files<'_>) -> Result<(), Failure> {
+        if is_guessable(&self.name) && !self.force {
+            return Err(Failure::failed(format!(
+                "{} is a name that attackers try first; choose another, or take it all the same with --force",
+                self.name
+            )));
+        }
         let chosen = if self.no_secret {
             Chosen {
                 secret: None,

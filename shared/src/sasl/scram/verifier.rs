@@ -73,6 +73,13 @@ impl ScramVerifier {
         self.is_client_key(&keys.client_key)
     }
 
+    /// Whether it has the rounds and the length of salt of those that are made here, and of the decoys that stand for users
+    /// which do not exist. A server tells both to whoever asks (RFC 5802 §5.1).
+    #[must_use]
+    pub fn is_usual(&self) -> bool {
+        self.iterations == Self::ITERATIONS_DEFAULT && self.salt.len() == SALT_OCTETS
+    }
+
     pub(super) fn is_client_key(&self, client_key: &Key) -> bool {
         equal_in_constant_time(&hashed(client_key), &self.stored_key)
     }
