@@ -30,6 +30,7 @@ pub mod delay;
 pub mod dns;
 pub mod faults;
 pub mod inside;
+pub mod log_lines;
 pub mod lossy;
 pub mod message;
 pub mod model;

@@ -29,10 +29,14 @@ pub enum Software {
     Faketime,
     /// fetchmail.
     Fetchmail,
+    /// iproute2, to make hosts of our own (network namespaces).
+    Ip,
     /// Small disks of our own: `mount`, as root.
     Mount,
     /// msmtp.
     Msmtp,
+    /// nftables, for their packet filters.
+    Nft,
     /// The Postfix mail server.
     Postfix,
     /// Python 3.
@@ -79,8 +83,10 @@ impl Software {
             Self::Dovecot => ("dovecot", "dovecot-core dovecot-lmtpd"),
             Self::Faketime => ("faketime", "faketime"),
             Self::Fetchmail => ("fetchmail", "fetchmail"),
+            Self::Ip => ("ip", "iproute2"),
             Self::Mount => ("mount", "mount"),
             Self::Msmtp => ("msmtp", "msmtp"),
+            Self::Nft => ("nft", "nftables"),
             Self::Postfix => ("postfix", "postfix"),
             Self::Python => ("python3", "python3"),
             Self::SmtpSink => ("smtp-sink", "postfix"),
@@ -96,6 +102,7 @@ impl Software {
             Self::Dovecot | Self::Postfix if !is_root => {
                 Err("its private instance can only be started by root".to_owned())
             }
+            Self::Ip | Self::Nft if !is_root => Err("only root may make hosts".to_owned()),
             Self::Mount if !is_root => Err("only root may mount a small disk".to_owned()),
             Self::Strace if !is_root && is_attaching_restricted() => {
                 Err("kernel.yama.ptrace_scope lets only root attach to a program".to_owned())
