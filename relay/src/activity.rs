@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use atrn_shared::sandbox::InForce;
 use atrn_shared::smtp::address::Domain;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Rest {
     listen: Listening,
+    sandbox: Option<InForce>,
     accounts: BTreeMap<String, Arc<Account>>,
     /// Domains whose mail is refused because their quota is full.
     full: BTreeSet<Domain>,
@@ -133,6 +135,9 @@ pub struct Snapshot {
     pub started_at: Timestamp,
     /// The bound addresses.
     pub listen: Listening,
+    /// What the process has given up; `None` from a relay that does not say.
+    #[serde(default)]
+    pub sandbox: Option<InForce>,
     /// Which configuration is in force.
     pub configuration: ConfigurationState,
     /// Sessions on the Internet side.
@@ -209,6 +214,11 @@ impl Activity {
     /// The addresses that are bound.
     pub fn listening(&self, listen: Listening) {
         self.rest().listen = listen;
+    }
+
+    /// What the process has given up.
+    pub fn confined(&self, in_force: InForce) {
+        self.rest().sandbox = Some(in_force);
     }
 
     /// A new configuration is in force.
@@ -310,10 +320,14 @@ impl Activity {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.0;
-        let listen = self.rest().listen.clone();
+        let (listen, sandbox) = {
+            let rest = self.rest();
+            (rest.listen.clone(), rest.sandbox.clone())
+        };
         Snapshot {
             started_at: inner.started_at,
             listen,
+            sandbox,
             configuration: inner.configuration.borrow().clone(),
             smtp: inner.edge.counts(),
             odmr: inner.odmr.counts(),

@@ -5,10 +5,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 
 use atrn_shared::config::reason;
+use atrn_shared::sandbox::{Account, PrivilegeError, acting_as};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::RelayConfig;
 use crate::control;
+use crate::names::Resolver;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -33,6 +35,9 @@ pub enum BindError {
     /// The admin's socket.
     #[error(transparent)]
     Control(#[from] control::BindError),
+    /// It cannot be made as the user that the relay will be.
+    #[error(transparent)]
+    User(#[from] PrivilegeError),
 }
 
 fn hint(error: &std::io::Error) -> &'static str {
@@ -56,6 +61,8 @@ pub struct Sockets {
     pub metrics: Vec<TcpListener>,
     /// The admin's side.
     pub control: UnixListener,
+    /// The way to DNS; `None`: nobody is asked.
+    pub resolver: Option<Resolver>,
 }
 
 impl Sockets {
@@ -72,16 +79,17 @@ impl Sockets {
     }
 }
 
-/// Binds everything that the configuration names.
+/// Binds everything that the configuration names, and starts no process; the admin's socket as the user that the relay will be.
 ///
 /// # Errors
 /// [`BindError`] for the first address that cannot be had.
-pub fn bind(config: &RelayConfig) -> Result<Sockets, BindError> {
+pub fn bind(config: &RelayConfig, account: Option<Account>) -> Result<Sockets, BindError> {
     Ok(Sockets {
         smtp: all(SMTP, &config.smtp.listen).collect::<Result<_, _>>()?,
         odmr: all(ODMR, &config.odmr.listen).collect::<Result<_, _>>()?,
         metrics: all(METRICS, config.metrics.as_slice()).collect::<Result<_, _>>()?,
-        control: control::bind(&config.data_dir)?,
+        control: acting_as(account, || control::bind(&config.data_dir))??,
+        resolver: None,
     })
 }
 

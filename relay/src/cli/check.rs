@@ -9,23 +9,34 @@ use atrn_relay::config::RelayConfig;
 use atrn_relay::control::{Client, DomainStatus, Status};
 use atrn_shared::cli::{ExitCode, Failure, Output};
 use atrn_shared::config::{ConfigErrors, Loaded, reason};
+use atrn_shared::sandbox::{Account, Enforcement, kernel_lacks};
 use atrn_shared::tls::Identity;
 use clap::Args;
 use jiff::{Timestamp, ToSpan};
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, geteuid};
 use serde::Serialize;
 
 use super::units::{counted, moment, since};
 use super::{Call, open, status};
+
+mod accounts;
+mod sandbox;
 
 /// Look for mistakes: configuration, secrets, certificate, permissions, ports, queue
 ///
 /// Every problem is printed, one a line. Exits with 78 if the configuration or what it names is wrong, with 1
 /// for anything else. Changes nothing, and may be run beside the running relay.
 ///
+/// With --sandbox it puts the sandbox of the settings around itself instead, tries from inside what a captured relay
+/// would try, and prints what the kernel said to each: 0 if all of it was refused.
+///
 /// Example: atrn-relay check
 #[derive(Args, Debug)]
-pub(super) struct CheckCommand {}
+pub(super) struct CheckCommand {
+    /// Try the sandbox from inside.
+    #[arg(long)]
+    sandbox: bool,
+}
 
 /// Whether something is in order.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -53,6 +64,9 @@ struct Findings(Vec<Finding>);
 
 impl CheckCommand {
     pub(super) fn run(self, call: &Call) -> Result<(), Failure> {
+        if self.sandbox {
+            return sandbox::run(call);
+        }
         let mut findings = Findings::default();
         match RelayConfig::load(&call.config_path) {
             Err(errors) => findings.config_problems("configuration", &errors),
@@ -66,9 +80,11 @@ impl Findings {
     fn look(&mut self, loaded: &Loaded<RelayConfig>) {
         let config = &loaded.config;
         self.configuration(loaded);
+        self.accounts(config);
         self.secrets(config);
         self.certificate(config, Timestamp::now());
         self.data_dir(&config.data_dir);
+        self.sandbox(config);
         match Client::daemon(&config.data_dir) {
             Err(error) => self.problem("queue", error.to_string()),
             Ok(Some(mut daemon)) => match status::ask(&mut daemon) {
@@ -202,6 +218,33 @@ impl Findings {
             );
         }
         self.ok("data_dir", shown.to_string());
+    }
+
+    /// What the start would say of it. `check --sandbox` tries it.
+    fn sandbox(&mut self, config: &RelayConfig) {
+        let settings = &config.sandbox;
+        if let Err(error) = Account::of(settings) {
+            self.problem("sandbox", error.to_string());
+        }
+        if geteuid().is_root() && settings.user.is_none() {
+            self.warning(
+                "sandbox",
+                "a relay that root starts stays root; name a user of its own: [sandbox] user = \"atrn-relay\"".to_owned(),
+            );
+        }
+        let lacking = kernel_lacks().join(" and ");
+        let lacks = !lacking.is_empty();
+        match settings.enforcement {
+            Enforcement::Off => self.warning("sandbox", "switched off".to_owned()),
+            Enforcement::BestEffort if lacks => {
+                self.warning("sandbox", format!("this kernel lacks {lacking}"));
+            }
+            Enforcement::Required if lacks => self.problem(
+                "sandbox",
+                format!("this kernel lacks {lacking}; enabled = \"best-effort\" runs with what there is"),
+            ),
+            _ => self.ok("sandbox", "this kernel can enforce it".to_owned()),
+        }
     }
 
     /// The relay makes it, if it may.

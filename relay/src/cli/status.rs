@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use atrn_relay::activity::{AccountActivity, LastPull, PullResult, SessionCounts, Snapshot};
 use atrn_relay::control::{Client, DomainStatus, Reply, Request, Status};
+use atrn_relay::limits::LimitsStatus;
 use atrn_relay::queue::Room;
 use atrn_shared::cli::{Failure, Table, size};
 use clap::Args;
@@ -199,6 +200,10 @@ fn describe_activity(status: &Status, activity: &Snapshot, pid: u32, now: Timest
             )
         ),
     ];
+    if let Some(sandbox) = &activity.sandbox {
+        lines.push(format!("sandbox   {sandbox}"));
+    }
+    lines.extend(status.limits.as_ref().and_then(held_off));
     if let Some(disk) = status.disk {
         lines.push(format!(
             "disk      {} free{}",
@@ -220,6 +225,33 @@ fn describe_activity(status: &Status, activity: &Snapshot, pid: u32, now: Timest
         ));
     }
     lines.join("\n") + "\n"
+}
+
+/// A line where there is anything to say of limits.
+fn held_off(limits: &LimitsStatus) -> Option<String> {
+    let mut parts = Vec::new();
+    if !limits.stressed.is_empty() {
+        parts.push(format!("UNDER STRESS: {}", limits.stressed.join(" ")));
+    }
+    let denied: u64 = limits.denied.values().sum();
+    if denied > 0 {
+        parts.push(format!(
+            "{} turned away",
+            counted(denied, "connection", "connections")
+        ));
+    }
+    if limits.bans > 0 {
+        parts.push(format!("{} in force", counted(limits.bans, "ban", "bans")));
+    }
+    if limits.memory_refused > 0 {
+        let messages = counted(limits.memory_refused, "message", "messages");
+        parts.push(format!("{messages} put off for want of memory"));
+    }
+    if limits.greylist_deferred > 0 {
+        let recipients = counted(limits.greylist_deferred, "recipient", "recipients");
+        parts.push(format!("{recipients} greylisted"));
+    }
+    (!parts.is_empty()).then(|| format!("limits    {}", parts.join(", ")))
 }
 
 fn room(room: Room) -> &'static str {

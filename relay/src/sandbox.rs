@@ -1,0 +1,195 @@
+//! What the process that holds mail may still do once it runs: answer who connects, read its settings, write its data.
+//!
+//! The order of the start is that of [`prepare`], binding, [`enter`], and only then the queue and the threads. Before [`enter`] nothing has been
+//! taken from the network; after it no socket can be made, whatever code runs.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use atrn_shared::config::{ConfigErrors, Problem, reason};
+use atrn_shared::directory;
+use atrn_shared::sandbox::{
+    self, Account, InForce, PrivilegeError, Rules, SandboxError, State, directories_of,
+};
+use nix::unistd::{AccessFlags, access};
+use tracing::{info, warn};
+
+use crate::config::RelayConfig;
+
+/// Why the relay does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory that it writes to.
+    #[error("cannot make {}: {}", path.display(), reason(source))]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// What the user of the settings cannot use.
+    #[error("{} cannot be written by user {uid}; run: chown -R {uid} {}", path.display(), path.display())]
+    NotWritable {
+        /// Which.
+        path: PathBuf,
+        /// The user.
+        uid: u32,
+    },
+    /// It cannot become another user.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
+    /// It cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+}
+
+/// The walls that are up.
+#[derive(Clone, Debug)]
+pub struct Confined {
+    /// What holds.
+    pub in_force: InForce,
+    rules: Rules,
+}
+
+/// Makes the directories that the relay writes to, for the user that it will be.
+///
+/// # Errors
+/// [`StartError`]
+pub fn prepare(config: &RelayConfig, account: Option<Account>) -> Result<(), StartError> {
+    for directory in written(config) {
+        directory::make_durable(&directory).map_err(|source| StartError::Directory {
+            path: directory.clone(),
+            source,
+        })?;
+        if let Some(account) = account
+            && Account::own().uid.is_root()
+        {
+            let entries = sandbox::make_over(&directory, account)?;
+            if entries > 0 {
+                let path = directory.display();
+                info!(%path, entries, uid = account.uid.as_raw(), "handed over to the user of the relay");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives up root, if a user is named, and everything that the relay does not need. `main` is the configuration's main file.
+///
+/// # Errors
+/// [`StartError`]. Parts may be given up already: the process is of no other use.
+pub fn enter(
+    config: &RelayConfig,
+    main: &Path,
+    account: Option<Account>,
+) -> Result<Confined, StartError> {
+    // Looked up while everything can still be read.
+    let rules = rules(config, main);
+    sandbox::drop_privileges(account)?;
+    let in_force = sandbox::confine(config.sandbox.enforcement, &rules)?;
+    Ok(Confined { in_force, rules })
+}
+
+/// Tells the operator what holds, and what will not work because of it.
+///
+/// # Errors
+/// [`StartError::NotWritable`]: no mail could be taken.
+pub fn report(confined: &Confined, config: &RelayConfig, main: &Path) -> Result<(), StartError> {
+    let in_force = &confined.in_force;
+    match in_force.state {
+        State::Enforced => info!(sandbox = %in_force, "confined"),
+        State::Partial | State::Off => warn!(sandbox = %in_force, "not confined as it should be"),
+    }
+    if in_force.uid == 0 {
+        warn!("the relay runs as root; name a user of its own in [sandbox]");
+    }
+    let can = |path: &Path, how: AccessFlags| access(path, how).is_ok();
+    for file in config.named_files().iter().chain([&main.to_owned()]) {
+        if !can(file, AccessFlags::R_OK) {
+            let path = file.display();
+            warn!(%path, uid = in_force.uid, "read at the start as root, and not readable for the relay's user: it cannot be reloaded");
+        }
+    }
+    for directory in written(config) {
+        let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+        let files = entries.map(|entry| entry.path());
+        for path in files.chain([directory]) {
+            if !path.is_symlink() && !can(&path, AccessFlags::W_OK) {
+                let uid = in_force.uid;
+                return Err(StartError::NotWritable { path, uid });
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Confined {
+    /// What is wrong with new settings that name files which the walls hide. They were put up for the old ones.
+    #[must_use]
+    pub fn hidden(&self, config: &RelayConfig) -> Option<ConfigErrors> {
+        if self.in_force.landlock_abi.is_none() {
+            return None;
+        }
+        let readable = |path: &Path| {
+            let Ok(path) = path.canonicalize() else {
+                // Not there, or hidden: which of them only its directory tells.
+                let directories = directories_of(path);
+                return directories.iter().all(|directory| self.reads(directory));
+            };
+            self.reads(&path)
+        };
+        let named = config.named_files();
+        let hidden = named.into_iter().filter(|path| !readable(path));
+        let problems: Vec<_> = hidden
+            .map(|path| {
+                let path = path.display();
+                Problem::new(format!(
+                    "{path}: in a directory that the sandbox of the running relay does not have; restart it"
+                ))
+            })
+            .collect();
+        (!problems.is_empty()).then(|| ConfigErrors::new(problems))
+    }
+
+    fn reads(&self, path: &Path) -> bool {
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let mut allowed = self.rules.read.iter().chain(&self.rules.write);
+        allowed.any(|directory| {
+            let directory = directory.canonicalize();
+            directory.is_ok_and(|directory| path.starts_with(directory))
+        })
+    }
+}
+
+/// What the mail process needs, and nothing that leads out of it: no socket, no port.
+#[must_use]
+pub fn rules(config: &RelayConfig, main: &Path) -> Rules {
+    let fragments = main.parent().map(|parent| parent.join("conf.d"));
+    let fragments = fragments.and_then(|directory| fs::read_dir(directory).ok());
+    let fragments = fragments.into_iter().flatten().flatten();
+    let mut files: BTreeSet<PathBuf> = fragments.map(|entry| entry.path()).collect();
+    files.extend(config.named_files());
+    files.insert(main.to_owned());
+    let directories: BTreeSet<_> = files.iter().flat_map(|file| directories_of(file)).collect();
+    let mut read: Vec<_> = directories.into_iter().collect();
+    read.extend(sandbox::time_zones());
+    // SQLite takes its random numbers from it.
+    read.push(PathBuf::from("/dev/urandom"));
+    Rules {
+        read,
+        write: written(config),
+        ..Rules::default()
+    }
+}
+
+/// The directories that the relay writes to.
+fn written(config: &RelayConfig) -> Vec<PathBuf> {
+    let mut directories = vec![config.data_dir.clone()];
+    let log = &config.transaction_log;
+    if log.enabled {
+        directories.push(log.directory(&config.data_dir));
+    }
+    directories
+}
