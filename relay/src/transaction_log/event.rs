@@ -30,6 +30,15 @@ impl Service {
             Self::Smtp => "smtp",
         }
     }
+
+    /// What is spoken.
+    pub(super) fn protocol(self) -> &'static str {
+        match self {
+            Self::Odmr => "ODMR",
+            Self::Relay => "RELAY",
+            Self::Smtp => "SMTP",
+        }
+    }
 }
 
 /// What all records of a connection have in common, so far as it is known.
@@ -65,6 +74,15 @@ impl Origin {
             transaction: 0,
         }
     }
+
+    /// As SMTP services have it: the name in the hello, until there is a better one.
+    pub(super) fn username(&self) -> &str {
+        if self.account.is_empty() {
+            &self.hello
+        } else {
+            &self.account
+        }
+    }
 }
 
 /// What a record is about.
@@ -77,6 +95,16 @@ pub enum Subject {
     /// The connection.
     #[default]
     None,
+}
+
+impl Subject {
+    pub(super) fn queue_id(self) -> Option<QueueId> {
+        match self {
+            Self::Delivery(id) => Some(id.queue_id()),
+            Self::Message(id) => Some(id),
+            Self::None => None,
+        }
+    }
 }
 
 /// One thing that happened. What is not known stays as [`Default`] has it. Texts may be a peer's, of any length and with
@@ -123,6 +151,10 @@ impl<'e> Event<'e> {
             text: if is_refusal { words(reply) } else { self.text },
             ..self
         }
+    }
+
+    pub(super) fn milliseconds(&self) -> u64 {
+        u64::try_from(self.taken.as_millis()).unwrap_or(u64::MAX)
     }
 }
 

@@ -71,6 +71,34 @@ const VERBS: [(&str, Verb); 21] = [
     ("VRFY", Verb::Vrfy),
 ];
 
+impl Verb {
+    /// As it is said; of the three for a terminal the first.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Atrn => "ATRN",
+            Self::Auth => "AUTH",
+            Self::Bdat => "BDAT",
+            Self::Data => "DATA",
+            Self::Ehlo => "EHLO",
+            Self::Etrn => "ETRN",
+            Self::Expn => "EXPN",
+            Self::Helo => "HELO",
+            Self::Help => "HELP",
+            Self::Lhlo => "LHLO",
+            Self::Mail => "MAIL",
+            Self::Noop => "NOOP",
+            Self::Quit => "QUIT",
+            Self::Rcpt => "RCPT",
+            Self::Rset => "RSET",
+            Self::Send => "SEND",
+            Self::StartTls => "STARTTLS",
+            Self::Turn => "TURN",
+            Self::Vrfy => "VRFY",
+        }
+    }
+}
+
 /// Splits a line into a known verb, in any case, and its argument without trailing blanks.
 ///
 /// `None`: no verb that anybody knows, or not UTF-8.
