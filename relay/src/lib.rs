@@ -14,7 +14,8 @@ pub mod control;
 mod edge;
 mod expiry;
 pub mod fragments;
-mod limits;
+pub mod guessable;
+pub mod limits;
 mod metrics;
 pub mod names;
 mod provider;
@@ -47,6 +48,7 @@ use crate::edge::Edge;
 use crate::expiry::Expiry;
 use crate::limits::{Greylist, Limits};
 use crate::metrics::Metrics;
+use crate::names::Names;
 use crate::provider::Provider;
 use crate::queue::Store;
 use crate::reload::Reload;
@@ -73,7 +75,7 @@ pub enum RunError {
 /// [`RunError`] when it cannot start. What goes wrong later is logged, and the daemon goes on.
 pub async fn run(
     mut settings: Settings,
-    sockets: Sockets,
+    mut sockets: Sockets,
     store: Store,
     confined: Confined,
 ) -> Result<(), RunError> {
@@ -87,12 +89,17 @@ pub async fn run(
     let live = Live::new(settings);
     let shutdown = CancellationToken::new();
     let sessions = TaskTracker::new();
+    let names = match sockets.resolver.take() {
+        Some(resolver) => resolver.start()?,
+        None => Names::off(),
+    };
     let edge = Edge {
         settings: live.clone(),
         store: store.clone(),
         activity: activity.clone(),
         limits: limits.clone(),
         greylist: greylist.clone(),
+        names: names.clone(),
     };
     let closing = Closing::new(
         store.clone(),
@@ -129,12 +136,14 @@ pub async fn run(
     everybody.serve(&provider, sockets.odmr)?;
     sessions.spawn(expiry.run(shutdown.clone()));
     sessions.spawn(limits.clone().tidy(shutdown.clone()));
-    sessions.spawn(greylist.keep(shutdown.clone()));
+    sessions.spawn(greylist.clone().keep(shutdown.clone()));
     let context = control::Context::daemon(
         store,
         control::Daemon {
             settings: live.clone(),
             activity: activity.clone(),
+            limits: limits.clone(),
+            greylist: greylist.clone(),
             reload: reload_trigger(&watch),
         },
     );

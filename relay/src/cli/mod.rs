@@ -3,10 +3,12 @@
 mod account;
 mod apply;
 mod audit;
+mod ban;
 mod check;
 mod domain;
 mod init;
 mod queue;
+mod resolver;
 mod run;
 mod status;
 mod units;
@@ -23,10 +25,12 @@ use nix::sys::stat::{Mode, umask};
 
 use self::account::AccountCommand;
 use self::audit::AuditCommand;
+use self::ban::BanCommand;
 use self::check::CheckCommand;
 use self::domain::DomainCommand;
 use self::init::InitCommand;
 use self::queue::QueueCommand;
+use self::resolver::ResolverCommand;
 use self::run::RunCommand;
 use self::status::StatusCommand;
 
@@ -60,8 +64,12 @@ enum Command {
     #[command(subcommand)]
     Account(AccountCommand),
     Audit(AuditCommand),
+    #[command(subcommand)]
+    Ban(BanCommand),
     Completions(CompletionsCommand),
     Man(ManCommand),
+    #[command(hide = true)]
+    Resolver(ResolverCommand),
 }
 
 /// What a command knows of how it was called.
@@ -90,8 +98,10 @@ pub(crate) fn main() -> std::process::ExitCode {
         Command::Domain(command) => command.run(&call),
         Command::Account(command) => command.run(&call),
         Command::Audit(command) => command.run(&call),
+        Command::Ban(command) => command.run(&call),
         Command::Completions(command) => command.run::<Cli>(PROGRAM),
         Command::Man(command) => command.run::<Cli>(PROGRAM),
+        Command::Resolver(command) => return command.run(),
     };
     let code = match ended {
         Ok(()) => ExitCode::Success,

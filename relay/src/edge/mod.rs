@@ -3,6 +3,7 @@
 //! Who listens is in [`crate::connections`]; what a command means, in `shared::smtp::server`; whether a
 //! recipient is ours, in [`policy`].
 
+mod dnsbl;
 mod foreign;
 mod patience;
 pub(crate) mod policy;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::activity::Activity;
 use crate::connections::{Caps, Service};
 use crate::limits::{Greylist, Limits, Side, is_within};
+use crate::names::Names;
 use crate::queue::Store;
 use crate::settings::Settings;
 use atrn_shared::config::Live;
@@ -29,6 +31,7 @@ pub(crate) struct Edge {
     pub(crate) activity: Activity,
     pub(crate) limits: Limits,
     pub(crate) greylist: Greylist,
+    pub(crate) names: Names,
 }
 
 impl Service for Edge {
