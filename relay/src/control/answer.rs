@@ -19,6 +19,7 @@ use super::protocol::{AccountStatus, DomainStatus, ErrorKind, Refused, Reply, Re
 use crate::activity::Activity;
 use crate::closing::{Source, View};
 use crate::config::RelayConfig;
+use crate::limits::{Greylist, Limits};
 use crate::queue::{DomainTotal, Filter, Item, QueueId, Store, StoreError};
 use crate::settings::Settings;
 
@@ -38,6 +39,8 @@ pub struct Daemon {
     pub settings: Live<Settings>,
     /// What it does and did.
     pub activity: Activity,
+    pub(crate) limits: Limits,
+    pub(crate) greylist: Greylist,
     /// Looks at the configuration files again, soon.
     pub reload: Arc<dyn Fn() + Send + Sync>,
 }
@@ -81,6 +84,7 @@ impl From<StoreError> for End {
 async fn answer(request: Request, context: &Context, replies: &Sender<Reply>) -> Result<(), End> {
     let reply = match request {
         Request::Backup { to } => back_up(context, &to, replies).await?,
+        Request::Bans => Reply::Bans(context.limits()?.bans()),
         Request::Cat { id } => return cat(context, id, replies).await,
         Request::Change {
             action,
@@ -108,6 +112,7 @@ async fn answer(request: Request, context: &Context, replies: &Sender<Reply>) ->
             Reply::Changed(changed?)
         }
         Request::List { filter, limit } => return list(context, filter, limit, replies).await,
+        Request::Lift { address } => Reply::Lifted(context.limits()?.lift(address)),
         Request::Reload => reload(context).await?,
         Request::Show { id } => {
             let shown = match &context.store {
@@ -304,6 +309,15 @@ impl Context {
         self.source().load()
     }
 
+    /// Bans live as long as the daemon.
+    fn limits(&self) -> Result<&Limits, End> {
+        let daemon = self.daemon.as_ref().map_err(|_| {
+            let text = "the relay is not running, so nobody is banned";
+            End::Refused(Refused::new(ErrorKind::Unavailable, text))
+        });
+        daemon.map(|daemon| &daemon.limits)
+    }
+
     /// All that `status` shows.
     pub(crate) async fn status(&self) -> Result<Status, StoreError> {
         let (totals, leased, disk) = match &self.store {
@@ -325,6 +339,7 @@ impl Context {
             hostname: config.hostname.clone(),
             pid: daemon.map(|_| std::process::id()),
             activity: daemon.map(|daemon| daemon.activity.snapshot()),
+            limits: daemon.map(|daemon| daemon.limits.status(&daemon.greylist)),
             leased: leased as u64,
             disk,
             accounts: accounts.collect(),

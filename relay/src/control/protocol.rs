@@ -3,12 +3,14 @@
 //! A request is answered by any number of lines with data and then one of [`Reply::Done`] or
 //! [`Reply::Error`]; an end without it is a broken connection.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use atrn_shared::smtp::address::Domain;
 use serde::{Deserialize, Serialize};
 
 use crate::activity::{AccountActivity, ConfigurationState, Snapshot};
+use crate::limits::{BanStatus, LimitsStatus};
 use crate::queue::backup::{Manifest, Progress};
 use crate::queue::{
     Action, Changed, Disk, DomainTotal, Filter, Item, Message, QueueId, Selection, StatsBy,
@@ -38,6 +40,8 @@ pub enum Request {
         /// The directory that it goes to, as the relay names it.
         to: PathBuf,
     },
+    /// Who is banned at this moment: one [`Reply::Bans`].
+    Bans,
     /// The content of a message, as [`Reply::Content`]s.
     Cat {
         /// The message.
@@ -62,6 +66,11 @@ pub enum Request {
         selection: Selection,
         /// Only say what would be done.
         dry_run: bool,
+    },
+    /// End a ban, or all of them: one [`Reply::Lifted`].
+    Lift {
+        /// Whose; `None`: all.
+        address: Option<IpAddr>,
     },
     /// Deliveries that match, oldest first, as [`Reply::Item`]s.
     List {
@@ -102,6 +111,8 @@ pub enum Ending {
 pub enum Reply {
     /// To [`Request::Backup`].
     BackedUp(Manifest),
+    /// To [`Request::Bans`].
+    Bans(Vec<BanStatus>),
     /// To [`Request::Change`] and [`Request::End`].
     Changed(Changed),
     /// The next octets of a content, in base64.
@@ -112,6 +123,8 @@ pub enum Reply {
     Error(Refused),
     /// The next delivery of a list.
     Item(Box<Item>),
+    /// To [`Request::Lift`]: how many there were.
+    Lifted(u64),
     /// To [`Request::Show`].
     Message(Box<Message>),
     /// How far a copy has come.
@@ -162,6 +175,9 @@ pub struct Status {
     /// What it does and did.
     #[serde(flatten)]
     pub activity: Option<Snapshot>,
+    /// What it held off.
+    #[serde(default)]
+    pub limits: Option<LimitsStatus>,
     /// Deliveries that sessions hold.
     pub leased: u64,
     /// The disk under the queue; `None` where it does not say, or there is no queue yet.

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::accounts::decoy_key;
 use crate::activity::{Activity, PullResult};
-use crate::config::RelayConfig;
+use crate::config::{LimitsConfig, RelayConfig};
+use crate::limits::{Greylist, Limits};
 use crate::queue::{
     Action, Changed, Envelope, Filter, QueueId, Recipient, Reference, Selection, SessionId, State,
     StatsBy, Store,
@@ -75,6 +76,8 @@ impl World {
         let daemon = Daemon {
             settings: Live::new(Settings::load(&self.main(), decoy_key().unwrap()).unwrap()),
             activity: activity.clone(),
+            limits: Limits::new(LimitsConfig::default()),
+            greylist: Greylist::open(&self.data_dir()),
             reload: Arc::new(move || {
                 counter.fetch_add(1, Ordering::Relaxed);
                 told.configuration_refused("bad".to_owned());

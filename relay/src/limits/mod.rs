@@ -9,6 +9,7 @@ mod bans;
 mod greylist;
 mod memory;
 mod rates;
+mod status;
 mod stress;
 
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ use tracing::warn;
 pub(crate) use addresses::{Origin, is_within};
 pub(crate) use greylist::{Attempt, Greylist};
 pub(crate) use memory::{Exhausted, Memory, Share, of_content};
+pub use status::{BanStatus, LimitsStatus};
 pub(crate) use stress::{Stress, Watcher};
 
 use self::bans::Bans;
@@ -54,13 +56,13 @@ impl Offence {
         Self::UnknownRecipient,
     ];
 
-    /// For people.
+    /// For people, and for a monitor.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::AuthFailed => "failed AUTH",
-            Self::Protocol => "protocol errors",
-            Self::Relaying => "attempts to relay",
-            Self::UnknownRecipient => "unknown recipients",
+            Self::AuthFailed => "auth_failed",
+            Self::Protocol => "protocol",
+            Self::Relaying => "relaying",
+            Self::UnknownRecipient => "unknown_recipient",
         }
     }
 }
@@ -210,6 +212,14 @@ impl Limits {
     /// Counts a connection that was not let in.
     pub(crate) fn denied(&self, denial: Denial) {
         self.0.denied[denial as usize].fetch_add(1, Relaxed);
+    }
+
+    fn times_denied(&self, denial: Denial) -> u64 {
+        self.0.denied[denial as usize].load(Relaxed)
+    }
+
+    fn times_offended(&self, offence: Offence) -> u64 {
+        self.0.offended[offence as usize].load(Relaxed)
     }
 
     /// Notes that somebody did something that honest peers do seldom.

@@ -66,6 +66,11 @@ impl Meter {
         }
     }
 
+    /// A clean slate for everybody.
+    pub(super) fn forget(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     #[cfg(test)]
     pub(super) fn origins(&self) -> usize {
         let metered = self.0.read().unwrap();
@@ -91,4 +96,45 @@ fn quota(rate: Rate) -> Option<Quota> {
     let count = NonZeroU32::new(rate.count)?;
     let share = rate.within / rate.count;
     Some(Quota::with_period(share)?.allow_burst(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(address: &str) -> Origin {
+        Origin::of(address.parse().unwrap())
+    }
+
+    #[test]
+    fn so_many_in_so_long_for_each_origin() {
+        let meter = Meter::default();
+        let day = Duration::from_secs(86_400);
+        let rate = |count| Rate { count, within: day };
+        let (one, neighbour) = (origin("2001:db8::1"), origin("2001:db8::2"));
+        let allowed = |origin, rate| (0..9).filter(|_| meter.allows(origin, rate)).count();
+        assert_eq!(allowed(one, rate(3)), 3);
+        assert_eq!(allowed(neighbour, rate(3)), 0, "the same /64");
+        assert_eq!(allowed(origin("192.0.2.1"), rate(3)), 3);
+        assert_eq!(allowed(one, rate(5)), 5, "a new rate begins anew");
+        meter.forget();
+        assert_eq!(allowed(one, rate(5)), 5);
+        assert_eq!(allowed(one, rate(0)), 9, "no limit");
+    }
+
+    #[test]
+    fn who_may_do_everything_again_takes_no_memory() {
+        let meter = Meter::default();
+        let rate = Rate {
+            count: 1_000,
+            within: Duration::from_nanos(1_000),
+        };
+        for number in 0..1_000 {
+            let address = std::net::Ipv4Addr::from_bits(number);
+            meter.allows(Origin::of(address.into()), rate);
+        }
+        assert!(meter.origins() > 0);
+        meter.tidy();
+        assert_eq!(meter.origins(), 0);
+    }
 }

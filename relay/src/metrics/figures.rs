@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use crate::activity::{AccountActivity, Snapshot};
 use crate::control::{AccountStatus, DomainStatus, Status};
+use crate::limits::LimitsStatus;
 use crate::queue::DomainTotal;
 
 /// All figures as OpenMetrics text.
@@ -32,6 +33,9 @@ impl Collector for Figures {
         let mut families = Families(encoder);
         if let Some(activity) = &status.activity {
             write_activity(&mut families, activity)?;
+        }
+        if let Some(limits) = &status.limits {
+            write_limits(&mut families, limits)?;
         }
         families.one(
             "leased_deliveries",
@@ -103,6 +107,73 @@ fn write_activity(families: &mut Families<'_>, activity: &Snapshot) -> fmt::Resu
         "1 while changed files are not in force because of a mistake",
         &level(is_refused),
     )
+}
+
+fn write_limits(families: &mut Families<'_>, limits: &LimitsStatus) -> fmt::Result {
+    let kinds = |counts: &std::collections::BTreeMap<String, u64>| {
+        let kinds = counts.iter();
+        let kinds = kinds.map(|(kind, count)| ([("kind", kind.clone())], *count));
+        kinds.collect::<Vec<_>>()
+    };
+    families.counter(
+        "connections_denied",
+        "connections that were not let in",
+        kinds(&limits.denied),
+    )?;
+    families.counter(
+        "offences",
+        "what honest peers do seldom",
+        kinds(&limits.offences),
+    )?;
+    families.gauge(
+        "stress",
+        "1 while nearly all connections of a side are taken",
+        ["edge", "odmr"].map(|side| {
+            let is_stressed = limits.stressed.iter().any(|stressed| stressed == side);
+            ([("side", side)], u64::from(is_stressed))
+        }),
+    )?;
+    for (name, help, value) in [
+        ("bans", "addresses that are banned", limits.bans),
+        (
+            "content_memory_octets",
+            "memory of content on its way in",
+            limits.memory_taken,
+        ),
+        (
+            "content_memory_octets_max",
+            "limits.memory",
+            limits.memory_max,
+        ),
+    ] {
+        families.one(name, help, &level(value))?;
+    }
+    for (name, help, count) in [
+        ("bans_begun", "bans since the start", limits.bans_begun),
+        (
+            "stress_begun",
+            "how often stress began",
+            limits.stress_begun,
+        ),
+        (
+            "content_memory_refusals",
+            "messages put off for want of memory",
+            limits.memory_refused,
+        ),
+        (
+            "greylist_deferred",
+            "recipients that greylisting put off",
+            limits.greylist_deferred,
+        ),
+        (
+            "greylist_passed",
+            "recipients that greylisting let pass",
+            limits.greylist_passed,
+        ),
+    ] {
+        families.one(name, help, &ConstCounter::new(count))?;
+    }
+    Ok(())
 }
 
 /// The count of deliveries in a state.
