@@ -9,6 +9,8 @@ pub mod config;
 pub mod daemon;
 mod dial;
 pub mod flow;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod handover;
 pub mod journal;
 mod login;

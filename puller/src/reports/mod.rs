@@ -4,6 +4,7 @@
 //! smart host (`[reports]`). A captured relay would like to write to the world that way. So the `rule` is narrow, and
 //! what passes it is not what the relay wrote but a report of our own (`rebuild`), built from codes and addresses.
 
+pub(crate) mod fuzzing;
 mod mime;
 mod rate;
 mod rebuild;

@@ -107,6 +107,20 @@ impl Document {
         }
     }
 
+    /// The tree of one text, as if it stood in `file`.
+    ///
+    /// # Errors
+    /// What could not be parsed.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigErrors> {
+        let main = Place {
+            file: Arc::from(file),
+            line: 1,
+        };
+        let root = parse_text(file, text).map_err(ConfigErrors::new)?;
+        let files = vec![file.to_path_buf()];
+        Ok(Self { root, main, files })
+    }
+
     /// Every file that was read, the main file first.
     #[must_use]
     pub fn files(&self) -> &[PathBuf] {
@@ -167,11 +181,15 @@ fn parse_file(file: &Path) -> Result<Table, Vec<Problem>> {
             reason(&error)
         ))]
     })?;
+    parse_text(file, &text)
+}
+
+fn parse_text(file: &Path, text: &str) -> Result<Table, Vec<Problem>> {
     let source = Source {
         file: Arc::from(file),
-        text: &text,
+        text,
     };
-    let (table, errors) = DeTable::parse_recoverable(&text);
+    let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         source
             .table(table.into_inner())

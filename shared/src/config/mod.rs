@@ -42,7 +42,21 @@ pub struct Loaded<C> {
 /// # Errors
 /// Every problem found in any of the files, each with its file and line.
 pub fn load<C: Configuration>(path: &std::path::Path) -> Result<Loaded<C>, ConfigErrors> {
-    let document = Document::load(path)?;
+    read_document(Document::load(path)?)
+}
+
+/// Reads what stands in one file, without its neighbours in `conf.d`: for who has the text and no file.
+///
+/// # Errors
+/// As [`load`].
+pub fn read_text<C: Configuration>(
+    path: &std::path::Path,
+    text: &str,
+) -> Result<Loaded<C>, ConfigErrors> {
+    read_document(Document::parse(path, text)?)
+}
+
+fn read_document<C: Configuration>(document: Document) -> Result<Loaded<C>, ConfigErrors> {
     let (config, notes) = section::read(&document, C::read)?;
     let files = document.files().to_vec();
     Ok(Loaded {

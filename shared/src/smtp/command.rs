@@ -114,10 +114,11 @@ pub fn split(line: &[u8]) -> Option<(Verb, &str)> {
     Some((*verb, argument))
 }
 
-/// Whether a known verb leads an argument that is not UTF-8: a bad argument, not an unknown command (R6531-1).
+/// The known verb that leads an argument that is not UTF-8: a bad argument, not an unknown command (R6531-1).
 #[must_use]
-pub fn has_garbled_argument(line: &[u8]) -> bool {
-    std::str::from_utf8(line).is_err_and(|error| split(&line[..error.valid_up_to()]).is_some())
+pub fn garbled(line: &[u8]) -> Option<Verb> {
+    let error = std::str::from_utf8(line).err()?;
+    split(&line[..error.valid_up_to()]).map(|(verb, _)| verb)
 }
 
 /// Why an argument was refused; [`ArgumentError::reply`] is what the peer hears.
@@ -242,13 +243,14 @@ mod tests {
             assert_eq!(split(line.as_bytes()), expected, "{line:?}");
         }
         assert_eq!(split(b"NOOP \xff"), None);
-        for (line, garbled) in [
-            (&b"NOOP \xff"[..], true),
-            (b"NOOP", false),
-            (b"\xff", false),
-            (b"XYZZY \xff", false),
+        for (line, verb) in [
+            (&b"NOOP \xff"[..], Some(Verb::Noop)),
+            (b"BDAT 5 \xff", Some(Verb::Bdat)),
+            (b"NOOP", None),
+            (b"\xff", None),
+            (b"XYZZY \xff", None),
         ] {
-            assert_eq!(has_garbled_argument(line), garbled, "{line:?}");
+            assert_eq!(garbled(line), verb, "{line:?}");
         }
     }
 

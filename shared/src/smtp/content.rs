@@ -104,14 +104,20 @@ impl Inspector {
     /// Looks at the next piece.
     ///
     /// # Errors
-    /// The first [`Fault`] found.
+    /// The first [`Fault`], in the order of the octets: what is found does not depend on how they came.
     pub fn look(&mut self, part: &[u8]) -> Result<(), Fault> {
+        let room = self.limits.octets.saturating_sub(self.octets);
+        let within = up_to(part, usize::try_from(room).unwrap_or(usize::MAX));
         self.octets += part.len() as u64;
-        if self.octets > self.limits.octets {
+        self.eight_bit = self.eight_bit || !part.is_ascii();
+        self.lines(within)?;
+        if within.len() < part.len() {
             return Err(Fault::TooLarge);
         }
-        self.eight_bit = self.eight_bit || !part.is_ascii();
-        let mut rest = part;
+        Ok(())
+    }
+
+    fn lines(&mut self, mut rest: &[u8]) -> Result<(), Fault> {
         if self.after_cr && !rest.is_empty() {
             rest = rest.strip_prefix(b"\n").ok_or(Fault::BareLineEnd)?;
             self.after_cr = false;
@@ -145,17 +151,22 @@ impl Inspector {
     }
 
     fn text(&mut self, text: &[u8]) -> Result<(), Fault> {
-        self.line_octets += text.len();
-        if self.line_octets > TEXT_LINE_OCTETS {
-            return Err(Fault::LineTooLong);
-        }
+        let line_room = TEXT_LINE_OCTETS - self.line_octets;
         if !self.in_header {
-            return Ok(());
+            self.line_octets += up_to(text, line_room).len();
+            return fits(text, line_room, Fault::LineTooLong);
         }
-        self.header_octets += text.len();
-        if self.header_octets > self.limits.header_octets {
-            return Err(Fault::HeaderTooLong);
-        }
+        let header_room = self.limits.header_octets.saturating_sub(self.header_octets);
+        let within = up_to(text, line_room.min(header_room));
+        self.line_octets += within.len();
+        self.header_octets += within.len();
+        self.count_received(within)?;
+        fits(text, line_room, Fault::LineTooLong)?;
+        fits(text, header_room, Fault::HeaderTooLong)
+    }
+
+    /// Follows the name of a header field over the pieces that it comes in.
+    fn count_received(&mut self, text: &[u8]) -> Result<(), Fault> {
         let Some(matched) = self.matched else {
             return Ok(());
         };
@@ -182,6 +193,18 @@ impl Inspector {
         self.header_octets += 2;
         self.line_octets = 0;
         self.matched = Some(0);
+    }
+}
+
+fn up_to(text: &[u8], count: usize) -> &[u8] {
+    &text[..count.min(text.len())]
+}
+
+fn fits(text: &[u8], room: usize, fault: Fault) -> Result<(), Fault> {
+    if text.len() > room {
+        Err(fault)
+    } else {
+        Ok(())
     }
 }
 
@@ -269,6 +292,31 @@ mod tests {
         let mut small = Inspector::new(limits(3));
         assert_eq!(small.look(b"abc"), Ok(()));
         assert_eq!(small.look(b"d"), Err(Fault::TooLarge));
+    }
+
+    // covers: R5321-20
+    #[test]
+    fn the_first_fault_is_the_same_in_any_split() {
+        let limits = ContentLimits {
+            octets: 12,
+            header_octets: 6,
+            received_fields: 0,
+        };
+        for (content, expected) in [
+            (&b"\r\na\nbcdefghijklmnop"[..], Fault::BareLineEnd),
+            (b"\r\nabcdefghij\n", Fault::TooLarge),
+            (b"\r\nabcdefghi\rb", Fault::TooLarge),
+            (b"abcdefghijklmnop\n", Fault::HeaderTooLong),
+            (b"abcdef\n", Fault::BareLineEnd),
+        ] {
+            for piece in 1..=content.len() {
+                let mut inspector = Inspector::new(limits);
+                let found = content
+                    .chunks(piece)
+                    .find_map(|part| inspector.look(part).err());
+                assert_eq!(found, Some(expected), "{content:?} by {piece}");
+            }
+        }
     }
 
     #[test]

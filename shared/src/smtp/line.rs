@@ -131,10 +131,13 @@ impl Lines {
         // A CR at the end may be half of the CRLF: it is not judged yet.
         let unfinished = || bytes.strip_suffix(b"\r").unwrap_or(bytes);
         let visible = end.map_or_else(unfinished, |end| &bytes[..end]);
-        let fault = if visible.len() + 2 > limit {
-            Some(Line::TooLong)
-        } else if visible.iter().any(is_refused_control) {
+        // In the order of the octets: what a line is told does not depend on how it came.
+        let text_octets = limit.saturating_sub(2);
+        let within = &visible[..visible.len().min(text_octets)];
+        let fault = if within.iter().any(is_refused_control) {
             Some(Line::Control)
+        } else if visible.len() > text_octets {
+            Some(Line::TooLong)
         } else {
             None
         };
@@ -201,7 +204,7 @@ mod tests {
     // covers: R5321-2, R5321-20
     #[test]
     fn only_crlf_ends_a_line_in_any_split() {
-        let table: [(&[u8], &[&str]); 9] = [
+        let table: [(&[u8], &[&str]); 12] = [
             (b"NOOP\r\nQUIT\r\n", &["NOOP", "QUIT"]),
             (b"\r\n", &[""]),
             (b"1234567890\r\nNOOP\r\n", &["1234567890", "NOOP"]),
@@ -210,6 +213,10 @@ mod tests {
             (b"NO\rOP\r\nQUIT\r\n", &["<control>", "QUIT"]),
             (b"NO\0OP\r\nQUIT\r\n", &["<control>", "QUIT"]),
             (b"A\tB\r\n", &["A\tB"]),
+            // The first fault counts, also where all of the line is there at once.
+            (b"123456789\n1234\r\nNOOP\r\n", &["<control>", "NOOP"]),
+            (b"1234567890\n1234\r\nNOOP\r\n", &["<long>", "NOOP"]),
+            (b"12345678901\r\r\nNOOP\r\n", &["<long>", "NOOP"]),
             (b"NOOP\n", &["<control>"]),
         ];
         for (octets, expected) in table {

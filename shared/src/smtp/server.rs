@@ -610,8 +610,18 @@ impl Server {
 
     /// The reply to DATA, or to a BDAT that is refused; `None` when a BDAT goes ahead.
     fn answer_content(&mut self, number: u64, reply: Reply) -> Option<Reply> {
-        let State::Asking(body) = std::mem::replace(&mut self.state, State::Command) else {
-            return Some(reply);
+        let body = match std::mem::replace(&mut self.state, State::Command) {
+            State::Asking(body) => body,
+            // The session is over: what was asked before that is answered, and no content comes any more.
+            other => {
+                self.state = other;
+                let closing = || Reply::new(421, "4.3.0", "Closing");
+                return Some(if reply.is_intermediate() {
+                    closing()
+                } else {
+                    reply
+                });
+            }
         };
         let accepted = self
             .transaction

@@ -224,12 +224,7 @@ impl Server {
 
     fn on_bdat(&mut self, argument: &str) -> Option<Event<'static>> {
         let Ok((octets, last)) = command::parse_bdat(argument) else {
-            self.refuse_and_close(Reply::new(
-                501,
-                "5.5.4",
-                "BDAT takes a number of octets, and LAST; closing",
-            ));
-            return self.abandon(None);
+            return self.unmeasured_chunk();
         };
         let inspector = self.between_chunks.take();
         let first = inspector.is_none();
@@ -259,6 +254,16 @@ impl Server {
         self.state = State::Asking(body);
         let octets = last.then_some(octets);
         Some(Event::Content(Framing::Bdat { octets }))
+    }
+
+    /// Nobody knows how many octets follow, so nothing behind can be told from a command.
+    pub(super) fn unmeasured_chunk(&mut self) -> Option<Event<'static>> {
+        self.refuse_and_close(Reply::new(
+            501,
+            "5.5.4",
+            "BDAT takes a number of octets, and LAST; closing",
+        ));
+        self.abandon(None)
     }
 
     /// R5321-5: content needs a transaction with a recipient, if only one that is still being asked about.

@@ -270,3 +270,57 @@ proptest! {
         prop_assert_eq!(in_step, late, "{}", dialogue);
     }
 }
+
+/// A machine that was asked for a sender, a recipient and content, and that is at its last error.
+fn at_its_last_error() -> (Server, Input) {
+    let strict = Config {
+        errors_max: 0,
+        ..(*config()).clone()
+    };
+    let mut server = Server::new(Arc::new(strict), Tls::Unavailable);
+    let mut input = Input::new();
+    input.push(b"EHLO c.example\r\n");
+    assert_eq!(server.next(&mut input), Event::NeedInput);
+    server.output.clear();
+    input.push(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nBDAT 3 LAST\r\nx\r\nNOOP\r\n");
+    assert!(matches!(server.next(&mut input), Event::Mail(..)));
+    assert!(matches!(server.next(&mut input), Event::Recipient(..)));
+    assert!(matches!(server.next(&mut input), Event::Content(_)));
+    (server, input)
+}
+
+// covers: R5321-22
+#[test]
+fn a_session_that_is_over_does_not_go_on_with_a_late_answer() {
+    let (mut server, mut input) = at_its_last_error();
+    server.answer(Reply::new(250, "2.1.0", "Ok"));
+    server.answer(Reply::new(550, "5.1.1", "No"));
+    server.count_error();
+    assert!(server.needs_answers());
+    server.answer(Reply::bare(354, "Go on"));
+    assert_eq!(server.next(&mut input), Event::Closed);
+    assert_eq!(said(&server), ["250", "550", "421", "421"]);
+}
+
+// covers: R5321-22
+#[test]
+fn a_session_that_ends_over_open_questions_can_be_closed_without_their_answers() {
+    let (mut server, mut input) = at_its_last_error();
+    server.answer(Reply::new(550, "5.7.1", "No"));
+    server.count_error();
+    assert!(server.needs_answers());
+    server.close(Reply::new(421, "4.3.2", "Shutting down"));
+    assert_eq!(server.next(&mut input), Event::Closed);
+    assert_eq!(said(&server), ["550", "421"]);
+}
+
+// covers: R3030-1
+#[test]
+fn a_chunk_whose_size_cannot_be_read_ends_the_session() {
+    for size in [&b"5 \xff"[..], b"\xff", b"x", b"5 LAST \xff"] {
+        let (mut server, mut input) = greeted();
+        input.push(&[b"BDAT ", size, b"\r\nQUIT\r\n"].concat());
+        assert_eq!(server.next(&mut input), Event::Closed);
+        assert_eq!(said(&server), ["501"], "{size:?}");
+    }
+}
