@@ -244,6 +244,23 @@ impl Wire {
         }
     }
 
+    /// Version and cipher suite of the TLS session; nothing in the clear.
+    #[must_use]
+    pub fn encryption(&self) -> String {
+        let session: &rustls::CommonState = match &self.stream {
+            Stream::TlsServer(stream, _) => stream.get_ref().1,
+            Stream::TlsClient(stream) => stream.get_ref().1,
+            _ => return String::new(),
+        };
+        let version = session
+            .protocol_version()
+            .and_then(|version| version.as_str());
+        let suite = session.negotiated_cipher_suite();
+        let suite = suite.and_then(|suite| suite.suite().as_str());
+        let version = version.unwrap_or_default().replace('_', ".");
+        format!("{version} {}", suite.unwrap_or_default())
+    }
+
     /// Takes what has arrived already, without waiting; true when octets wait now. Asked where the peer must not
     /// have spoken yet: before the greeting, and before the answer to ATRN.
     pub fn has_early_octets(&mut self) -> bool {
