@@ -44,7 +44,7 @@ use crate::activity::{Activity, Listening};
 use crate::audit::Audit;
 use crate::closing::{Closing, Source};
 use crate::connections::{Connections, Service};
-use crate::edge::Edge;
+use crate::edge::{Edge, Verifier};
 use crate::expiry::Expiry;
 use crate::limits::{Greylist, Limits};
 use crate::metrics::Metrics;
@@ -54,6 +54,7 @@ use crate::queue::Store;
 use crate::reload::Reload;
 use crate::sandbox::Confined;
 use crate::settings::Settings;
+use crate::transaction_log::TransactionLog;
 
 /// How long sessions have at a shutdown to say 421 and end.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(8);
@@ -86,6 +87,12 @@ pub async fn run(
     let greylist = Greylist::open(&settings.config.data_dir);
     let (audit, remembered) = Audit::start(&settings.config.data_dir);
     settings.accounts.keep_decoys(remembered.decoy_key.as_ref());
+    let config = &settings.config;
+    let log = TransactionLog::start(
+        &config.transaction_log,
+        &config.data_dir,
+        &config.hostname,
+    );
     let live = Live::new(settings);
     let shutdown = CancellationToken::new();
     let sessions = TaskTracker::new();
@@ -99,7 +106,9 @@ pub async fn run(
         activity: activity.clone(),
         limits: limits.clone(),
         greylist: greylist.clone(),
+        verifier: Verifier::new(names.clone()),
         names: names.clone(),
+        log: log.clone(),
     };
     let closing = Closing::new(
         store.clone(),

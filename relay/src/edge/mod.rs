@@ -9,18 +9,21 @@ mod patience;
 pub(crate) mod policy;
 mod session;
 mod transaction;
+mod verify;
 
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::verify::Verifier;
 use crate::activity::Activity;
 use crate::connections::{Caps, Service};
 use crate::limits::{Greylist, Limits, Side, is_within};
 use crate::names::Names;
 use crate::queue::Store;
 use crate::settings::Settings;
+use crate::transaction_log::TransactionLog;
 use atrn_shared::config::Live;
 
 /// Everything that a session of the edge may use.
@@ -32,6 +35,8 @@ pub(crate) struct Edge {
     pub(crate) limits: Limits,
     pub(crate) greylist: Greylist,
     pub(crate) names: Names,
+    pub(crate) verifier: Verifier,
+    pub(crate) log: TransactionLog,
 }
 
 impl Service for Edge {

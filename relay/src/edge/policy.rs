@@ -1,9 +1,9 @@
 //! Whether a recipient is ours: a pure decision on the settings in force.
 
-use atrn_shared::smtp::address::{Domain, ForwardPath};
+use atrn_shared::smtp::address::{Domain, ForwardPath, ReversePath};
 use atrn_shared::smtp::reply::Reply;
 
-use crate::config::{DomainConfig, RelayConfig};
+use crate::config::{Authentication, DomainConfig, RelayConfig};
 use crate::queue::Found;
 
 /// The configured domain that mail for this recipient is held for.
@@ -49,6 +49,41 @@ pub(crate) fn room(domain: &DomainConfig, held: Found, octets: u64) -> Result<()
         )
     };
     fits.then_some(()).ok_or_else(refusal)
+}
+
+/// Whether a message for `others` may also be for `domain`. There is one reply to a message, so a domain that refuses what
+/// its sender disowns shares none with a domain that wants to have it all.
+///
+/// # Errors
+/// As for too many recipients: the sender makes a message of its own of it (RFC 5321 §4.5.3.1.10).
+pub(crate) fn may_share<'d>(
+    config: &RelayConfig,
+    domain: &Domain,
+    mut others: impl Iterator<Item = &'d Domain>,
+) -> Result<(), Reply> {
+    let refuses = |domain: &Domain| {
+        let domain = config.domain(domain);
+        domain.is_some_and(|domain| domain.authentication == Authentication::Enforce)
+    };
+    let is_same = others
+        .next()
+        .is_none_or(|other| refuses(other) == refuses(domain));
+    let refusal = || {
+        Reply::new(
+            452,
+            "4.5.3",
+            "This recipient needs a message of its own, send it again",
+        )
+    };
+    is_same.then_some(()).ok_or_else(refusal)
+}
+
+/// The domain of the sender, if it has one.
+pub(crate) fn sender(path: &ReversePath) -> Option<&Domain> {
+    match path {
+        ReversePath::Mailbox(mailbox) => mailbox.domain(),
+        ReversePath::Null => None,
+    }
 }
 
 /// How far a quota is used.
@@ -153,6 +188,30 @@ mod tests {
                 expected,
                 "{messages} {bytes}"
             );
+        }
+    }
+
+    #[test]
+    fn who_refuses_shares_no_message_with_who_does_not() {
+        let config = config(
+            "hostname = \"mx.example\"\n\
+             [[domain]]\nname = \"a.example\"\n[[domain]]\nname = \"o.example\"\nauthentication = \"off\"\n\
+             [[domain]]\nname = \"e.example\"\nauthentication = \"enforce\"\n\
+             [[domain]]\nname = \"f.example\"\nauthentication = \"enforce\"\n",
+        );
+        let domain = |name: &str| Domain::parse(name).unwrap();
+        for (others, name, may) in [
+            (&[][..], "e.example", true),
+            (&["a.example"], "o.example", true),
+            (&["e.example"], "f.example", true),
+            (&["e.example"], "e.example", true),
+            (&["a.example"], "e.example", false),
+            (&["e.example", "f.example"], "o.example", false),
+        ] {
+            let others: Vec<_> = others.iter().map(|name| domain(name)).collect();
+            let answer = may_share(&config, &domain(name), others.iter());
+            assert_eq!(answer.is_ok(), may, "{others:?} {name}");
+            assert!(answer.err().is_none_or(|reply| reply.code() == 452));
         }
     }
 

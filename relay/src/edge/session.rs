@@ -1,6 +1,6 @@
 //! One connection from the Internet: drives `smtp::server` with the queue behind it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,12 +15,15 @@ use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::{debug, info};
 
+use super::dnsbl::Listings;
 use super::patience::{Patience, Progress};
 use super::transaction::{Caller, Transaction};
 use super::{Edge, foreign};
 use crate::limits::{Consequence, Offence, Side, Watcher};
+use crate::names::{ClientName, Names};
 use crate::session_id;
 use crate::settings::Settings;
+use crate::transaction_log::{Service, Subject, Trail};
 
 /// How long the last words to a client may take.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -58,8 +61,13 @@ pub(super) async fn serve(
     debug!(session = %id, %peer, "connected");
     let settings = edge.settings.load();
     let is_exempt = edge.limits.is_exempt(peer.ip());
+    let local = stream.local_addr().ok();
     let mut session = Session {
+        client_name: client_name(&edge.names, &settings, peer.ip()),
+        listings: (!is_exempt)
+            .then(|| Listings::look_up(&edge.names, &settings.config.smtp.dnsbl, peer.ip())),
         server: Server::new(config(&settings, is_exempt), tls_state(&settings)),
+        trail: edge.log.session(Service::Smtp, id, peer, local),
         is_exempt,
         stress: edge.limits.stress(Side::Smtp).watch(),
         caller: Caller {
@@ -76,6 +84,10 @@ pub(super) async fn serve(
         brought_at: Instant::now(),
         messages: 0,
     };
+    session.trail.opened();
+    if session.trail.is_on() {
+        session.server.keep_exchanges();
+    }
     let mut wire = Wire::tcp(stream);
     let mut stop = std::pin::pin!(shutdown.cancelled());
     let end = loop {
@@ -85,6 +97,7 @@ pub(super) async fn serve(
                 Err(error) => {
                     // A failed handshake is the client's error, not its abuse: it may come back without (R3207-4).
                     info!(session = %id, %peer, reason = %error, "edge session ended");
+                    session.trail.closed(&error.to_string());
                     return;
                 }
             },
@@ -96,7 +109,9 @@ pub(super) async fn serve(
         let _ = edge.limits.offence(peer.ip(), Offence::Protocol);
     }
     session.farewell(wire, &end).await;
-    info!(session = %id, %peer, messages = session.messages, reason = %end, "edge session ended");
+    info!(session = %id, %peer, messages = session.messages, rdns = %session.client_name, reason = %end, "edge session ended");
+    session.note_exchanges();
+    session.trail.closed(&end.to_string());
 }
 
 /// What a session does beside talking.
@@ -108,7 +123,12 @@ enum Next {
 struct Session<'e> {
     caller: Caller<'e>,
     server: Server,
+    trail: Trail,
     transaction: Option<Transaction>,
+    /// What its names say about it.
+    client_name: ClientName,
+    /// Who lists it; `None`: nobody is asked.
+    listings: Option<Listings>,
     /// Limits do not apply to it.
     is_exempt: bool,
     stress: Watcher,
@@ -149,6 +169,8 @@ impl Session<'_> {
                     if self.server.output.is_empty() && self.transaction.is_none() {
                         wire.input.release();
                     }
+                    self.note_exchanges();
+                    self.trail.flush();
                     let exchanged = tokio::select! {
                         biased;
                         // First: a client that never pauses must hear it too.
@@ -160,18 +182,20 @@ impl Session<'_> {
                     if let Err(error) = exchanged {
                         return Next::End(error.into());
                     }
+                    self.trail.heard();
                     if let Some(end) = self.other_protocol(wire) {
                         return Next::End(end);
                     }
                 }
                 Event::Mail(path, parameters) => self.on_mail(path, parameters),
                 Event::Recipient(path, parameters) => {
-                    if let Some(end) = self.on_recipient(path, parameters) {
+                    if let Some(end) = self.on_recipient(path, parameters).await {
                         return Next::End(end);
                     }
                 }
-                Event::Content(_) => self.on_content(wire.is_tls()).await,
+                Event::Content(_) => self.on_content(wire.is_tls()),
                 Event::Body(part) => {
+                    self.trail.content(part);
                     if let Some(transaction) = &mut self.transaction {
                         transaction.write(part).await;
                     }
@@ -236,6 +260,14 @@ impl Session<'_> {
         (errors > 0 && self.patience().ends_at(errors)).then_some(End::Stress)
     }
 
+    /// What was said and answered, for the transaction log.
+    fn note_exchanges(&mut self) {
+        if self.trail.is_on() {
+            let exchanges = self.server.take_exchanges();
+            self.trail.exchanges(exchanges, Subject::None);
+        }
+    }
+
     /// Another protocol, if that is what its first line begins with.
     fn other_protocol(&self, wire: &Wire) -> Option<End> {
         if self.server.lines_read() != self.first_line {
@@ -256,6 +288,8 @@ impl Session<'_> {
             .await
             .ok_or(End::Shutdown)??;
         self.server.tls_started();
+        self.note_exchanges();
+        self.trail.encrypted(&wire.encryption());
         self.first_line = self.server.lines_read();
         self.heard_at = Instant::now();
         Ok(wire)
@@ -263,6 +297,9 @@ impl Session<'_> {
 
     fn on_mail(&mut self, reverse_path: ReversePath, parameters: MailParameters) {
         let hello = self.server.hello();
+        if let Some(hello) = hello {
+            self.client_name.said_hello(&hello.name);
+        }
         match Transaction::open(&self.caller, hello, reverse_path, parameters) {
             Ok(transaction) => {
                 self.transaction = Some(transaction);
@@ -273,13 +310,20 @@ impl Session<'_> {
         }
     }
 
-    fn on_recipient(
+    async fn on_recipient(
         &mut self,
         forward_path: ForwardPath,
         parameters: RcptParameters,
     ) -> Option<End> {
-        let transaction = self.transaction.as_mut()?;
-        match transaction.recipient(&self.caller, forward_path, parameters) {
+        let answer = match self.refusal_of_listed(&forward_path).await {
+            Some(reply) => Err(reply),
+            None => {
+                let transaction = self.transaction.as_mut()?;
+                let answer = transaction.recipient(&self.caller, forward_path, parameters);
+                answer.await
+            }
+        };
+        match answer {
             Ok(()) => self.server.answer(Reply::new(250, "2.1.5", "Ok")),
             Err(reply) => {
                 let is_error = reply.is_permanent();
@@ -294,12 +338,25 @@ impl Session<'_> {
         None
     }
 
-    async fn on_content(&mut self, is_tls: bool) {
+    /// Who is listed can still reach the postmaster (RFC 5321 §4.5.1), to ask why.
+    async fn refusal_of_listed(&mut self, forward_path: &ForwardPath) -> Option<Reply> {
+        if forward_path.is_postmaster() {
+            return None;
+        }
+        let reply = self.listings.as_mut()?.refusal().await?;
+        let Caller { edge, id, peer, .. } = &self.caller;
+        info!(session = %id, %peer, %reply, "recipient refused: the client is listed");
+        edge.activity.refused(reply.code());
+        Some(reply)
+    }
+
+    fn on_content(&mut self, is_tls: bool) {
         let (Some(transaction), Some(hello)) = (&mut self.transaction, self.server.hello()) else {
             return;
         };
-        transaction.begin_content(&self.caller, hello, is_tls).await;
+        transaction.begin_content(&self.caller, hello, is_tls);
         self.content_began = Instant::now();
+        self.trail.content_begins();
         self.server
             .answer(Reply::bare(354, "End data with <CR><LF>.<CR><LF>"));
     }
@@ -308,12 +365,19 @@ impl Session<'_> {
         let Some(transaction) = self.transaction.take() else {
             return;
         };
-        let reply = transaction.end(&self.caller, summary).await;
+        let queue_id = transaction.queue_id();
+        let reply = transaction.end(&self.caller, &mut self.client_name, summary);
+        let reply = reply.await;
+        let accepted = queue_id.filter(|_| reply.is_positive());
+        let taken = self.content_began.elapsed();
+        self.note_exchanges();
+        self.trail.content_ended(summary.octets, accepted, taken);
         if reply.is_positive() {
             self.messages += 1;
             self.brought_at = Instant::now();
         }
         self.server.answer(reply);
+        self.note_exchanges();
     }
 
     /// Says why the session ends, where the client can still hear it.
@@ -352,6 +416,15 @@ impl Session<'_> {
 /// Whether the machine refused something that no SMTP client says; what it says of content or sizes is none.
 fn is_protocol_error(reply: &Reply) -> bool {
     matches!(reply.code(), 500..=504)
+}
+
+fn client_name(names: &Names, settings: &Settings, address: IpAddr) -> ClientName {
+    let dns = settings.config.dns.as_ref();
+    if dns.is_some_and(|dns| dns.reverse) {
+        ClientName::look_up(names, address)
+    } else {
+        ClientName::not_asked()
+    }
 }
 
 fn config(settings: &Settings, is_exempt: bool) -> Arc<Config> {

@@ -1,4 +1,5 @@
-//! A message on its way in, from MAIL to the final reply: asked of [`policy`], written to the queue, answered for.
+//! A message on its way in, from MAIL to the final reply: asked of [`policy`], verified, written to the queue, answered
+//! for.
 //!
 //! What may be said when is the machine's affair; when to read and how long to wait, the session's.
 
@@ -16,9 +17,12 @@ use jiff::Zoned;
 use tracing::{error, info, warn};
 
 use super::policy::Fill;
+use super::verify::{Iprev, Sender, Verification, Verified};
 use super::{Edge, policy};
+use crate::config::{Authentication, DomainConfig};
 use crate::limits::{Attempt, Exhausted, Offence, Share, of_content};
-use crate::queue::{BodyWriter, Envelope, Recipient, SessionId, StoreError};
+use crate::names::{ClientName, Verdict};
+use crate::queue::{BodyWriter, Envelope, QueueId, Recipient, SessionId, StoreError};
 use crate::settings::Settings;
 
 /// Who brings mail, and under which settings it is taken.
@@ -32,13 +36,23 @@ pub(super) struct Caller<'e> {
 /// A message on its way in.
 pub(super) struct Transaction {
     envelope: Envelope,
+    /// What is asked about the sender; `None`: nothing.
+    sender: Option<Sender>,
     body: Option<BodyWriter>,
+    verification: Verification,
+    trace: Option<Arrival>,
     /// The store gave up on the content; the rest of it is dropped.
     failure: Option<StoreError>,
     /// Of what all content may take together.
     memory: Share,
     /// When the content was asked for.
     content_began: Instant,
+}
+
+/// How the content came, for its trace header.
+struct Arrival {
+    hello: Hello,
+    is_tls: bool,
 }
 
 impl Transaction {
@@ -59,11 +73,19 @@ impl Transaction {
             return Err(reply);
         }
         let hello = hello.map_or("", |hello| hello.name.as_str());
+        let (verifier, config) = (&caller.edge.verifier, &caller.settings.config);
+        let is_asked = |domain: &DomainConfig| domain.authentication != Authentication::Off;
+        let sender = (!verifier.is_off() && config.domains.iter().any(is_asked)).then(|| {
+            let (client, hostname) = (caller.peer.ip(), config.hostname.as_str());
+            Sender::of(verifier.names(), &reverse_path, client, hello, hostname)
+        });
         Ok(Self {
+            sender,
+            verification: Verification::new(&config.hostname),
+            trace: None,
             envelope: Envelope {
                 needs_smtputf8: parameters.smtputf8,
                 is_report: false,
-                // Nobody has proven it: neither SPF nor DMARC is asked.
                 sender_verified: false,
                 reverse_path,
                 mail_parameters: parameters,
@@ -82,21 +104,13 @@ impl Transaction {
     ///
     /// # Errors
     /// The refusal; it was logged and counted.
-    pub(super) fn recipient(
+    pub(super) async fn recipient(
         &mut self,
         caller: &Caller<'_>,
         forward_path: ForwardPath,
         parameters: RcptParameters,
     ) -> Result<(), Reply> {
-        let octets = self.envelope.mail_parameters.size.unwrap_or(0);
-        let domain = policy::recipient(&caller.settings.config, &forward_path)
-            .inspect_err(|_| caller.offends(Offence::Relaying))
-            .and_then(|domain| {
-                caller.room(&domain, octets)?;
-                caller.is_not_too_soon(&self.envelope.reverse_path, &forward_path)?;
-                Ok(domain)
-            });
-        match domain {
+        match self.admit(caller, &forward_path).await {
             Ok(domain) => {
                 self.envelope.recipients.push(Recipient {
                     forward_path,
@@ -114,26 +128,56 @@ impl Transaction {
         }
     }
 
-    /// The content comes next: makes room for it.
-    pub(super) async fn begin_content(&mut self, caller: &Caller<'_>, hello: &Hello, is_tls: bool) {
-        let body = caller.edge.store.body();
-        let header = Trace {
-            hello,
-            address: Some(caller.peer.ip()),
-            reverse: ReverseName::NotAsked,
-            hostname: caller.settings.config.hostname.as_str(),
-            is_tls,
-            smtputf8: self.envelope.needs_smtputf8,
-            id: &body.id(),
-            only_recipient: match self.envelope.recipients.as_slice() {
-                [only] => Some(&only.forward_path),
-                _ => None,
-            },
-            now: &Zoned::now(),
+    /// The domain that mail for this recipient is held for.
+    async fn admit(
+        &mut self,
+        caller: &Caller<'_>,
+        forward_path: &ForwardPath,
+    ) -> Result<Domain, Reply> {
+        let octets = self.envelope.mail_parameters.size.unwrap_or(0);
+        let config = &caller.settings.config;
+        let domain = policy::recipient(config, forward_path)
+            .inspect_err(|_| caller.offends(Offence::Relaying))?;
+        caller.room(&domain, octets)?;
+        let others = self.envelope.recipients.iter().map(|other| &other.domain);
+        policy::may_share(config, &domain, others)?;
+        if caller.authentication(&domain) != Authentication::Off
+            && let Some(sender) = &mut self.sender
+        {
+            sender.admit().await?;
         }
-        .header();
-        self.body = Some(body);
-        self.write(header.as_bytes()).await;
+        caller.is_not_too_soon(&self.envelope.reverse_path, forward_path)?;
+        Ok(domain)
+    }
+
+    /// What is made of the verdicts on this message.
+    fn authentication(&self, caller: &Caller<'_>) -> Authentication {
+        let domains = self.envelope.recipients.iter().map(|to| &to.domain);
+        let mut asked = domains.map(|domain| caller.authentication(domain));
+        // Those that refuse share no message with others.
+        let asked = asked.find(|wanted| *wanted != Authentication::Off);
+        match asked.unwrap_or(Authentication::Off) {
+            // Whoever is trusted to pass mail on has not the address of the sender.
+            Authentication::Enforce if caller.edge.limits.is_exempt(caller.peer.ip()) => {
+                Authentication::Annotate
+            }
+            wanted => wanted,
+        }
+    }
+
+    /// The content comes next: makes room for it.
+    pub(super) fn begin_content(&mut self, caller: &Caller<'_>, hello: &Hello, is_tls: bool) {
+        if let Some(sender) = &self.sender
+            && self.authentication(caller) != Authentication::Off
+        {
+            self.verification
+                .ask(&caller.edge.verifier, sender.domain());
+        }
+        self.body = Some(caller.edge.store.body());
+        self.trace = Some(Arrival {
+            hello: hello.clone(),
+            is_tls,
+        });
         self.content_began = Instant::now();
     }
 
@@ -141,8 +185,15 @@ impl Transaction {
     pub(super) async fn write(&mut self, part: &[u8]) {
         let Some(body) = &mut self.body else { return };
         let octets = body.len() + part.len() as u64;
-        let written = match self.memory.grow_to(of_content(octets)).await {
-            Ok(()) => body.write(part).await,
+        let kept = self.verification.octets_kept() as u64;
+        let written = match self.memory.grow_to(of_content(octets) + kept).await {
+            Ok(()) => {
+                let [fields, rest] = self.verification.pass(part);
+                match body.write(fields).await {
+                    Ok(()) => body.write(rest).await,
+                    Err(error) => Err(error),
+                }
+            }
             Err(Exhausted) => Err(StoreError::Full),
         };
         if let Err(error) = written {
@@ -152,54 +203,125 @@ impl Transaction {
         }
     }
 
+    /// What the message will be called, if it is taken; `None` before its content may come.
+    pub(super) fn queue_id(&self) -> Option<QueueId> {
+        self.body.as_ref().map(BodyWriter::id)
+    }
+
     /// Octets of content that came so far; `None` before it may come.
     pub(super) fn content_octets(&self) -> Option<u64> {
         self.body.as_ref().map(BodyWriter::len)
     }
 
     /// The content is whole: the final reply. A positive one means that it is durable.
-    pub(super) async fn end(self, caller: &Caller<'_>, summary: Summary) -> Reply {
-        let began = self.content_began;
-        let Self {
-            mut envelope,
-            body,
-            failure,
-            // Given back when the store has the content.
-            memory: _memory,
-            ..
-        } = self;
-        let Some(body) = body else {
-            let error = failure.unwrap_or(StoreError::Closed);
-            let reply = refusal(&error);
-            error!(session = %caller.id, peer = %caller.peer, size = summary.octets, %error, %reply, "cannot hold a message");
-            caller.edge.activity.refused(reply.code());
-            return reply;
-        };
-        envelope.eight_bit = summary.eight_bit;
-        let (size, queue_id) = (body.len(), body.id());
-        let recipients = envelope.recipients.len();
-        let reverse_path = envelope.reverse_path.to_string();
-        if let Err(reply) = caller.room_for(&envelope, size) {
-            info!(session = %caller.id, peer = %caller.peer, size, %reply, "refused");
-            caller.edge.activity.refused(reply.code());
-            return reply;
-        }
-        match caller.edge.store.accept(envelope, body).await {
-            Ok(queue_id) => {
-                caller.edge.activity.accepted(size);
-                info!(
-                    session = %caller.id, peer = %caller.peer, %queue_id, reverse_path = %log::peer(&reverse_path),
-                    recipients, size, delay = ?began.elapsed(), "accepted"
-                );
-                Reply::new(250, "2.0.0", queue_id.to_string())
+    pub(super) async fn end(
+        mut self,
+        caller: &Caller<'_>,
+        client_name: &mut ClientName,
+        summary: Summary,
+    ) -> Reply {
+        self.envelope.eight_bit = summary.eight_bit;
+        match self.conclude(caller, client_name).await {
+            Ok(reply) => reply,
+            Err(End::Refused(reply)) => {
+                info!(session = %caller.id, peer = %caller.peer, size = summary.octets, %reply, "refused");
+                caller.edge.activity.refused(reply.code());
+                reply
             }
-            Err(error) => {
+            Err(End::Failed(error)) => {
                 let reply = refusal(&error);
-                error!(session = %caller.id, %queue_id, size, %error, %reply, "cannot hold a message");
+                error!(session = %caller.id, peer = %caller.peer, size = summary.octets, %error, %reply, "cannot hold a message");
                 caller.edge.activity.refused(reply.code());
                 reply
             }
         }
+    }
+
+    async fn conclude(
+        mut self,
+        caller: &Caller<'_>,
+        client_name: &mut ClientName,
+    ) -> Result<Reply, End> {
+        let Some(mut body) = self.body.take() else {
+            return Err(End::Failed(self.failure.unwrap_or(StoreError::Closed)));
+        };
+        body.write(self.verification.finish()).await?;
+        let authentication = self.authentication(caller);
+        let verification = std::mem::replace(
+            &mut self.verification,
+            Verification::new(&caller.settings.config.hostname),
+        );
+        let (verified, client_name) = tokio::join!(
+            verification.verified(self.sender.as_mut(), caller.peer.ip()),
+            client_name.verdict()
+        );
+        verified.decide(authentication)?;
+        self.envelope.sender_verified = policy::sender(&self.envelope.reverse_path)
+            .is_some_and(|domain| verified.proves(domain.as_str()));
+        let head = self.head(caller, &verified, &client_name, &body);
+        body.set_head(head.into_bytes());
+        let (size, recipients) = (body.len(), self.envelope.recipients.len());
+        caller.room_for(&self.envelope, size)?;
+        let reverse_path = self.envelope.reverse_path.to_string();
+        let queue_id = caller.edge.store.accept(self.envelope, body).await?;
+        caller.edge.activity.accepted(size);
+        info!(
+            session = %caller.id, peer = %caller.peer, %queue_id, reverse_path = %log::peer(&reverse_path),
+            recipients, size, delay = ?self.content_began.elapsed(), verified = verified.summary(), "accepted"
+        );
+        if verified.forged > 0 {
+            warn!(session = %caller.id, peer = %caller.peer, %queue_id, fields = verified.forged, "verdicts in our name were removed");
+        }
+        Ok(Reply::new(250, "2.0.0", queue_id.to_string()))
+    }
+
+    /// What stands above the message: what we found, and that it came through here (R5321-16, R8601-1).
+    fn head(
+        &self,
+        caller: &Caller<'_>,
+        verified: &Verified,
+        client_name: &Verdict,
+        body: &BodyWriter,
+    ) -> String {
+        let hostname = &caller.settings.config.hostname;
+        let mut head = verified.header(hostname, Iprev::of(client_name));
+        let Some(Arrival { hello, is_tls }) = &self.trace else {
+            return head;
+        };
+        let trace = Trace {
+            hello,
+            address: Some(caller.peer.ip()),
+            reverse: reverse_name(client_name),
+            hostname: hostname.as_str(),
+            is_tls: *is_tls,
+            smtputf8: self.envelope.needs_smtputf8,
+            id: &body.id(),
+            only_recipient: match self.envelope.recipients.as_slice() {
+                [only] => Some(&only.forward_path),
+                _ => None,
+            },
+            now: &Zoned::now(),
+        };
+        head.push_str(&trace.header());
+        head
+    }
+}
+
+/// Why a message was not taken.
+enum End {
+    Failed(StoreError),
+    Refused(Reply),
+}
+
+impl From<StoreError> for End {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Reply> for End {
+    fn from(reply: Reply) -> Self {
+        Self::Refused(reply)
     }
 }
 
@@ -207,6 +329,11 @@ impl Caller<'_> {
     fn offends(&self, offence: Offence) {
         // What follows from it, the session asks.
         let _ = self.edge.limits.offence(self.peer.ip(), offence);
+    }
+
+    fn authentication(&self, domain: &Domain) -> Authentication {
+        let domain = self.settings.config.domain(domain);
+        domain.map_or(Authentication::Off, |domain| domain.authentication)
     }
 
     /// Greylisting, where it is on.
@@ -254,6 +381,15 @@ impl Caller<'_> {
             Fill::Full | Fill::Roomy => {}
         }
         room
+    }
+}
+
+fn reverse_name(verdict: &Verdict) -> ReverseName<'_> {
+    match verdict {
+        Verdict::NotAsked => ReverseName::NotAsked,
+        Verdict::Verified(name) => ReverseName::Verified(name.as_str()),
+        Verdict::Unverified(name) => ReverseName::Unverified(name.as_ref().map(Domain::as_str)),
+        Verdict::Failed => ReverseName::Failed,
     }
 }
 

@@ -76,6 +76,7 @@ struct LookUps {
     address: IpAddr,
     pointers: Awaited<Pointers>,
     hello: Option<(String, Awaited<Hello>)>,
+    verdict: Verdict,
 }
 
 impl ClientName {
@@ -96,6 +97,7 @@ impl ClientName {
             address,
             pointers: Awaited::new(names, asking),
             hello: None,
+            verdict: Verdict::NotAsked,
         }))
     }
 
@@ -119,9 +121,16 @@ impl ClientName {
         let Some(look_ups) = &mut self.0 else {
             return Verdict::NotAsked;
         };
-        let pointers = look_ups.pointers.get().await;
+        look_ups.verdict = look_ups.decide().await;
+        look_ups.verdict.clone()
+    }
+}
+
+impl LookUps {
+    async fn decide(&mut self) -> Verdict {
+        let pointers = self.pointers.get().await;
         let pointers = pointers.unwrap_or(&Pointers::Failed).clone();
-        let Some((name, hello)) = &mut look_ups.hello else {
+        let Some((name, hello)) = &mut self.hello else {
             return decide(&pointers, "", Hello::Other);
         };
         // What the address is called may be enough.
@@ -244,6 +253,14 @@ impl fmt::Display for Verdict {
             Self::Unverified(None) => f.write_str("unverified"),
             Self::Failed => f.write_str("failed"),
         }
+    }
+}
+
+/// What was said of it last; for a client that brought no message, nothing.
+impl fmt::Display for ClientName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = self.0.as_ref().map(|look_ups| &look_ups.verdict);
+        verdict.unwrap_or(&Verdict::NotAsked).fmt(f)
     }
 }
 
