@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use rustls::{ClientConfig, ServerConfig};
+use socket2::{Domain, Socket, Type};
 
 use crate::stream::Stream;
 
@@ -49,6 +50,15 @@ impl Peer {
     pub fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&address, DEADLINE)
             .unwrap_or_else(|error| panic!("connect to {address}: {error}"));
+        Self::over(Stream::tcp(stream).expect("a connection just made"))
+    }
+
+    /// The same, from an address of one's own choice: all of 127.0.0.0/8 is ours.
+    #[track_caller]
+    #[must_use]
+    pub fn connect_from(source: IpAddr, address: SocketAddr) -> Self {
+        let stream = connect_from(source, address)
+            .unwrap_or_else(|error| panic!("connect from {source} to {address}: {error}"));
         Self::over(Stream::tcp(stream).expect("a connection just made"))
     }
 
@@ -441,6 +451,13 @@ impl Peer {
         // Writing to a String cannot fail.
         writeln!(self.dialogue, "{mark} {text}").ok();
     }
+}
+
+fn connect_from(source: IpAddr, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.connect_timeout(&address.into(), DEADLINE)?;
+    Ok(socket.into())
 }
 
 /// The initial response of PLAIN.

@@ -1,6 +1,6 @@
 //! The relay as a process, set up by its own command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -241,7 +241,18 @@ impl Relay {
         peer
     }
 
-    /// The same, past EHLO and AUTH PLAIN for the usual account.
+    /// The same, from an address of 127.0.0.0/8; nothing is read yet.
+    #[track_caller]
+    #[must_use]
+    pub fn odmr_from(&self, source: IpAddr) -> Peer {
+        let mut peer = Peer::connect_from(source, self.odmr_address());
+        if self.tls == Tls::Implicit {
+            peer.start_tls_client(&certs::trusting_client());
+        }
+        peer
+    }
+
+    /// Past EHLO and AUTH PLAIN for the usual account.
     #[track_caller]
     #[must_use]
     pub fn odmr_authenticated(&self) -> Peer {
