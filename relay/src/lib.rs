@@ -14,6 +14,8 @@ pub mod control;
 mod edge;
 mod expiry;
 pub mod fragments;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guessable;
 pub mod limits;
 mod metrics;

@@ -6,6 +6,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use proxy_header::{ParseConfig, Protocol, ProxyHeader};
@@ -108,6 +110,19 @@ fn is_plain(header: &[u8]) -> bool {
 fn is_nobody(address: IpAddr) -> bool {
     let address = address.to_canonical();
     address.is_unspecified() || address.is_multicast()
+}
+
+/// For the fuzz target: the client and the octets of the header, if these octets begin with one. What [`read`] waits for is
+/// there or never comes.
+#[must_use]
+pub fn header_in(octets: &[u8]) -> Option<(Option<SocketAddr>, usize)> {
+    let mut rest = octets;
+    let mut context = Context::from_waker(Waker::noop());
+    let Poll::Ready(Ok(header)) = pin!(read(&mut rest)).poll(&mut context) else {
+        return None;
+    };
+    let client = parse(&header).ok()?;
+    Some((client, octets.len() - rest.len()))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ mod patience;
 pub(crate) mod policy;
 mod session;
 mod transaction;
-mod verify;
+pub(crate) mod verify;
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -8,6 +8,7 @@
 mod examine;
 mod findings;
 mod forged;
+pub(crate) mod fuzzing;
 mod policy;
 mod results;
 mod seen;
