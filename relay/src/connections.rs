@@ -15,7 +15,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::limits::{Denial, Limits, Origin, Side};
-use crate::proxy;
+use crate::transaction_log::{self, TransactionLog};
+use crate::{proxy, session_id};
 
 /// Pause after an accept that failed for want of descriptors or memory: they come back when sessions end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -192,6 +193,11 @@ pub(crate) trait Service: Clone + Send + Sync + 'static {
         false
     }
 
+    /// Where it is written down who was turned away.
+    fn log(&self) -> Option<&TransactionLog> {
+        None
+    }
+
     /// Whether the first octets on a connection are in the clear, so that a refusal can be read.
     fn begins_in_clear(&self) -> bool;
 
@@ -286,9 +292,12 @@ async fn proxied<S: Service>(
     let heard = shutdown.run_until_cancelled(proxy::client(&mut stream, proxy));
     let peer = match heard.await {
         Some(Ok(peer)) => peer,
+        // It looks whether there is anybody.
+        Some(Err(proxy::HeaderError::Io(_))) => return,
         Some(Err(error)) => {
             // RPROXY-1: closed without a word. Whoever this is, it is no SMTP client.
             info!(service = S::SIDE.name(), peer = %proxy, reason = %error, "no PROXY header");
+            note_refused(&service, &stream, proxy, &error.to_string());
             return;
         }
         None => return,
@@ -302,11 +311,27 @@ async fn proxied<S: Service>(
 /// R5321-1: 421 and close. If it can not be written at once, the close alone says it.
 fn turn_away<S: Service>(service: &S, stream: &TcpStream, peer: SocketAddr, denial: Denial) {
     debug!(service = S::SIDE.name(), %peer, reason = denial.name(), "turned away");
+    note_refused(service, stream, peer, denial.name());
     if service.begins_in_clear() {
         let mut output = Vec::new();
         refusal(&service.hostname(), denial).write(&mut output);
         let _ = stream.try_write(&output);
     }
+}
+
+fn note_refused<S: Service>(service: &S, stream: &TcpStream, peer: SocketAddr, reason: &str) {
+    let Some(log) = service.log() else { return };
+    let side = match S::SIDE {
+        Side::Odmr => transaction_log::Service::Odmr,
+        _ => transaction_log::Service::Smtp,
+    };
+    let local = stream.local_addr().ok();
+    let mut trail = log.session(side, session_id::next(), peer, local);
+    trail.note(&transaction_log::Event {
+        code: service.begins_in_clear().then_some(421),
+        text: reason.into(),
+        ..transaction_log::Event::new("refused")
+    });
 }
 
 fn refusal(hostname: &str, denial: Denial) -> Reply {

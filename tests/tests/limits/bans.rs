@@ -10,36 +10,28 @@ const BANNED: &str =
     "421 4.7.0 relay.example.net had too much trouble with your address, try again later";
 const ENDS: &str = "421 4.7.0 Too much trouble with your address, try again later";
 
-/// Recipients that are none of ours, until the relay has enough of it; how many it heard.
+/// So many recipients that are none of ours, of which the last is one too many.
 #[track_caller]
-fn relay_until_banned(world: &World, address: &str) -> usize {
+fn relay_until_banned(world: &World, address: &str, attempts: usize) {
     let mut peer = greeted(world, address);
     peer.ehlo("client.source.example");
     peer.ask("MAIL FROM:<sender@source.example>", "250");
-    for count in 1.. {
-        let reply = peer.ask("RCPT TO:<victim@elsewhere.example>", "");
-        if reply.starts_with("421") {
-            assert_eq!(reply, ENDS);
-            peer.expect_close();
-            return count;
-        }
-        assert!(reply.starts_with("550 5.7.1"), "{reply}");
-        if count == 20 {
-            break;
-        }
+    for _ in 0..attempts {
+        peer.ask("RCPT TO:<victim@elsewhere.example>", "550 5.7.1");
     }
-    panic!("never banned\n{}", peer.dialogue());
+    peer.expect(ENDS);
+    peer.expect_close();
 }
 
 // covers: R5321-22
 #[test]
 fn who_tries_to_relay_too_often_is_banned_until_it_is_lifted() {
     let world = world().relay("limits.relay_attempts", 4).start();
-    assert_eq!(relay_until_banned(&world, "203.0.113.1"), 5);
+    relay_until_banned(&world, "203.0.113.1", 5);
     let mut peer = from(&world, "203.0.113.1");
     peer.expect(BANNED);
     peer.expect_close();
-    assert_eq!(relay_until_banned(&world, "2001:db8::1"), 5);
+    relay_until_banned(&world, "2001:db8::1", 5);
     from(&world, "2001:db8::2").expect(BANNED);
     drop(greeted(&world, "203.0.113.2"));
 
@@ -58,10 +50,8 @@ fn who_tries_to_relay_too_often_is_banned_until_it_is_lifted() {
     assert_eq!(limits["denied"]["banned"], 2, "{limits}");
     assert_eq!(limits["offences"]["relaying"], 10, "{limits}");
 
-    world
-        .relay
-        .cli(&["ban", "lift", "203.0.113.1"])
-        .expect_code(0);
+    let lifted = world.relay.cli(&["ban", "lift", "203.0.113.1"]);
+    assert_eq!(lifted.expect_code(0).stdout.trim(), "Lifted 1 ban.");
     drop(greeted(&world, "203.0.113.1"));
     from(&world, "2001:db8::2").expect(BANNED);
     let unknown = world.relay.cli(&["ban", "lift", "203.0.113.1"]);
@@ -71,7 +61,8 @@ fn who_tries_to_relay_too_often_is_banned_until_it_is_lifted() {
         "{}",
         unknown.stderr
     );
-    world.relay.cli(&["ban", "lift", "--all"]).expect_code(0);
+    let lifted = world.relay.cli(&["ban", "lift", "--all", "--json"]);
+    assert_eq!(lifted.expect_code(0).json(), 1);
     let shown = world.relay.cli(&["ban", "list"]).expect_code(0).stdout;
     assert_eq!(shown.trim(), "Nobody is banned.");
     drop(greeted(&world, "2001:db8::2"));
@@ -83,7 +74,7 @@ fn a_ban_ends_by_itself() {
         .relay("limits.relay_attempts", 2)
         .relay("limits.ban_time", "1s")
         .start();
-    relay_until_banned(&world, "203.0.113.1");
+    relay_until_banned(&world, "203.0.113.1", 3);
     assert_eq!(limits(&world)["bans_begun"], 1);
     wait_until("the ban is over", || {
         from(&world, "203.0.113.1").line().starts_with("220 ")

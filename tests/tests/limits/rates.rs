@@ -1,7 +1,5 @@
 //! How often an address may connect, and how many connections it may have.
 
-use std::net::SocketAddr;
-
 use atrn_tests::peer::Peer;
 use atrn_tests::ports::Port;
 use atrn_tests::process::wait_until;
@@ -81,9 +79,7 @@ fn new_limits_hold_at_once() {
     world.relay.configure(|settings| {
         settings.set("limits.connection_rate", 0);
     });
-    world.relay.cli(&["status"]).expect_code(0);
     wait_until("the new settings hold", || {
         from(&world, "203.0.113.1").line().starts_with("220 ")
     });
-    let _: SocketAddr = world.relay.smtp_address();
 }
