@@ -20,12 +20,14 @@ use crate::config::{RelayConfig, Reports};
 use crate::queue::{Delivery, Judge, Lease, Outcome, Report, Store, StoreError};
 use crate::report::{Case, Fate, Notice, Original, REPORT_OCTETS, Told, addressee};
 use crate::settings::Settings;
+use crate::transaction_log::{Event, Subject, TransactionLog};
 
 /// Settles, and reports where that is due.
 #[derive(Clone, Debug)]
 pub(crate) struct Closing {
     store: Store,
     config: Source,
+    log: TransactionLog,
 }
 
 /// Where the configuration comes from.
@@ -52,8 +54,8 @@ pub(crate) enum By {
 }
 
 impl Closing {
-    pub(crate) fn new(store: Store, config: Source) -> Self {
-        Self { store, config }
+    pub(crate) fn new(store: Store, config: Source, log: TransactionLog) -> Self {
+        Self { store, config, log }
     }
 
     /// Hands over the settlement of a delivery, an outcome for each recipient in order, with a report where somebody
@@ -65,6 +67,10 @@ impl Closing {
         by: By,
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let report = self.report(&lease, &outcomes, by).await;
+        // What the puller said is in the records of its session.
+        if matches!(by, By::Admin | By::Clock) {
+            self.log.relay().outcomes(&lease, &outcomes);
+        }
         let judge = match by {
             By::Admin | By::Clock => Judge::Relay,
             By::Puller { .. } => Judge::Puller,
@@ -129,6 +135,11 @@ impl Closing {
                 delivery_id = %lease.id, domain = %lease.domain, forward_path = %peer(&forward_path),
                 recipients = notice.recipients.len(), "report queued"
             );
+            self.log.relay().note(&Event {
+                argument: &forward_path,
+                subject: Subject::Delivery(lease.id),
+                ..Event::new("report")
+            });
         }
         if let Source::Daemon(_, activity) = &self.config {
             activity.reported();

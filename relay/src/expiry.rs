@@ -12,8 +12,9 @@ use tracing::{error, info, warn};
 
 use crate::closing::{By, Closing, given_up};
 use crate::config::{DomainConfig, RelayConfig};
-use crate::queue::{Delivery, Outcome, Store, StoreError};
+use crate::queue::{Action, Delivery, DeliveryId, Outcome, Store, StoreError};
 use crate::settings::Settings;
+use crate::transaction_log::TransactionLog;
 
 /// Deliveries that are given up together. The writer takes them into one commit, and accepts that wait into the same.
 const STEP: usize = 64;
@@ -26,6 +27,7 @@ pub(crate) struct Expiry {
     pub(crate) store: Store,
     pub(crate) closing: Closing,
     pub(crate) settings: Live<Settings>,
+    pub(crate) log: TransactionLog,
 }
 
 impl Expiry {
@@ -55,7 +57,9 @@ impl Expiry {
             if let Err(error) = self.give_up(domain, shutdown).await {
                 error!(domain = %domain.name, %error, "cannot give up mail whose time is over; it waits");
             }
-            let forget = self.store.forget(&domain.name, domain.keep_failed);
+            let mut trail = self.log.relay();
+            let noted = |ids: &[DeliveryId], changed| trail.changed(Action::Remove, ids, changed);
+            let forget = self.store.forget(&domain.name, domain.keep_failed, noted);
             match shutdown.run_until_cancelled(forget).await {
                 None | Some(Ok(0)) => {}
                 Some(Ok(deliveries)) => info!(
@@ -133,6 +137,7 @@ mod tests {
                 store: self.store.clone(),
                 closing: self.closing.clone(),
                 settings: self.settings.clone(),
+                log: TransactionLog::off(),
             };
             let config = &self.settings.load().config;
             expiry.look(config, &CancellationToken::new()).await;
@@ -252,6 +257,7 @@ mod tests {
             store: world.store.clone(),
             closing: world.closing.clone(),
             settings: world.settings.clone(),
+            log: TransactionLog::off(),
         };
         let running = tokio::spawn(expiry.run(shutdown.clone()));
         shutdown.cancel();

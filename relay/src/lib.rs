@@ -90,11 +90,7 @@ pub async fn run(
     let (audit, remembered) = Audit::start(&settings.config.data_dir);
     settings.accounts.keep_decoys(remembered.decoy_key.as_ref());
     let config = &settings.config;
-    let log = TransactionLog::start(
-        &config.transaction_log,
-        &config.data_dir,
-        &config.hostname,
-    );
+    let log = TransactionLog::start(&config.transaction_log, &config.data_dir, &config.hostname);
     let live = Live::new(settings);
     let shutdown = CancellationToken::new();
     let sessions = TaskTracker::new();
@@ -115,6 +111,7 @@ pub async fn run(
     let closing = Closing::new(
         store.clone(),
         Source::Daemon(live.clone(), activity.clone()),
+        log.clone(),
     );
     let provider = Provider::new(
         live.clone(),
@@ -124,11 +121,13 @@ pub async fn run(
         limits.clone(),
         audit.clone(),
     )
-    .remembering(remembered);
+    .remembering(remembered)
+    .recording(log.clone());
     let expiry = Expiry {
         store: store.clone(),
         closing,
         settings: live.clone(),
+        log: log.clone(),
     };
 
     let listening = Listening {
@@ -155,6 +154,7 @@ pub async fn run(
             activity: activity.clone(),
             limits: limits.clone(),
             greylist: greylist.clone(),
+            log,
             reload: reload_trigger(&watch),
         },
     );

@@ -38,7 +38,7 @@ impl World {
         let source = Source::Daemon(settings.clone(), activity.clone());
         Self {
             directory,
-            closing: Closing::new(store.clone(), source),
+            closing: Closing::new(store.clone(), source, TransactionLog::off()),
             store,
             activity,
             settings,

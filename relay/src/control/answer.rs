@@ -22,6 +22,7 @@ use crate::config::RelayConfig;
 use crate::limits::{Greylist, Limits};
 use crate::queue::{DomainTotal, Filter, Item, QueueId, Store, StoreError};
 use crate::settings::Settings;
+use crate::transaction_log::TransactionLog;
 
 /// What answers are made from.
 #[derive(Clone)]
@@ -41,6 +42,7 @@ pub struct Daemon {
     pub activity: Activity,
     pub(crate) limits: Limits,
     pub(crate) greylist: Greylist,
+    pub(crate) log: TransactionLog,
     /// Looks at the configuration files again, soon.
     pub reload: Arc<dyn Fn() + Send + Sync>,
 }
@@ -302,6 +304,17 @@ impl Context {
         match &self.daemon {
             Ok(daemon) => Source::Daemon(daemon.settings.clone(), daemon.activity.clone()),
             Err(config) => Source::Command(Arc::clone(config)),
+        }
+    }
+
+    /// The daemon's, or, where none runs, our own for as long as it is needed: nobody else writes it then.
+    pub(super) fn log(&self) -> TransactionLog {
+        match &self.daemon {
+            Ok(daemon) => daemon.log.clone(),
+            Err(config) => {
+                let (table, data_dir) = (&config.transaction_log, &config.data_dir);
+                TransactionLog::start(table, data_dir, &config.hostname)
+            }
         }
     }
 

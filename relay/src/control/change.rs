@@ -24,7 +24,11 @@ pub(super) async fn change(
     selection: Selection,
 ) -> Result<Changed, End> {
     match &context.store {
-        Some(store) => Ok(store.change(action, selection).await?),
+        Some(store) => {
+            let mut trail = context.log().relay();
+            let noted = |ids: &[DeliveryId], changed| trail.changed(action, ids, changed);
+            Ok(store.change(action, selection, noted).await?)
+        }
         None => would_change(context, selection, |state| action.applies_to(state)).await,
     }
 }
@@ -49,7 +53,7 @@ pub(super) async fn end(
     let verdict = Verdict {
         ending,
         reason: reason.unwrap_or_else(|| ending.reason().to_owned()),
-        closing: Closing::new(store.clone(), context.source()),
+        closing: Closing::new(store.clone(), context.source(), context.log()),
     };
     let mut done = Changed::default();
     match selection {

@@ -27,6 +27,7 @@ use crate::queue::{
     StatsBy, Store,
 };
 use crate::settings::Settings;
+use crate::transaction_log::TransactionLog;
 
 /// A relay's files and its queue, with one domain that is configured and one that was.
 struct World {
@@ -74,6 +75,7 @@ impl World {
         let reloads = Arc::new(AtomicU32::new(0));
         let (counter, told) = (Arc::clone(&reloads), activity.clone());
         let daemon = Daemon {
+            log: TransactionLog::off(),
             settings: Live::new(Settings::load(&self.main(), decoy_key().unwrap()).unwrap()),
             activity: activity.clone(),
             limits: Limits::new(LimitsConfig::default()),
@@ -267,7 +269,11 @@ async fn mixed_queue(world: &World) -> (QueueId, Vec<crate::queue::Lease>) {
     let domains = [domain("example.com")];
     let leased = world.store.claim(SessionId(1), &domains, 1).await.unwrap();
     let held = Selection::Ids(vec![Reference::Message(second)]);
-    world.store.change(Action::Hold, held).await.unwrap();
+    world
+        .store
+        .change(Action::Hold, held, |_, _| {})
+        .await
+        .unwrap();
     (first, leased)
 }
 

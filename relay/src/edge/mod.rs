@@ -58,6 +58,10 @@ impl Service for Edge {
         is_within(&self.settings.load().config.smtp.proxy_protocol, address)
     }
 
+    fn log(&self) -> Option<&TransactionLog> {
+        Some(&self.log)
+    }
+
     fn begins_in_clear(&self) -> bool {
         true
     }

@@ -27,6 +27,7 @@ use crate::activity::{PullGuard, PullResult};
 use crate::closing::Closing;
 use crate::queue::{Lease, SessionId, Store, Watch};
 use crate::settings::Settings;
+use crate::transaction_log::{Subject, Trail};
 
 /// Deliveries claimed at a time. They are held from other sessions, so not too many.
 const CLAIM_MAX: usize = 64;
@@ -83,23 +84,31 @@ impl Finish {
 impl Drain<'_> {
     /// Sends what the account has until nothing is left, and says QUIT; or waits for more, and sends that.
     /// A watch of these domains that answers for the news that brought the session here does so until the first claim.
-    pub(super) async fn run(self, mut wire: Wire, pull: PullGuard, watch: Option<Watch>) {
+    pub(super) async fn run(
+        self,
+        mut wire: Wire,
+        pull: PullGuard,
+        watch: Option<Watch>,
+        trail: &mut Trail,
+    ) {
         let began = Instant::now();
         wire.hold_at_most(window::REPLY_OCTETS_MAX);
-        let timeouts = ClientTimeouts {
-            command: self.settings.load().config.odmr.command_timeout,
-            ..ClientTimeouts::default()
-        };
+        let timeouts = timeouts(self.settings.load().config.odmr.command_timeout);
         let mut dialogue = Dialogue::new(wire, Dialect::Smtp, timeouts);
-        let (tally, ended) = self.send_all(&mut dialogue, &pull, watch).await;
+        if trail.is_on() {
+            dialogue.keep_exchanges();
+        }
+        let (tally, ended) = self.send_all(&mut dialogue, &pull, watch, trail).await;
+        trail.exchanges(dialogue.take_exchanges(), Subject::None);
         let reason = match &ended {
             Ok(finish) => finish.reason().to_owned(),
             Err(broken) => broken.to_string(),
         };
         info!(
             session = %self.session, peer = %self.peer, account = self.account, delivered = tally.delivered,
-            deferred = tally.deferred, failed = tally.failed, delay = ?began.elapsed(), reason, "drain ended"
+            deferred = tally.deferred, failed = tally.failed, delay = ?began.elapsed(), %reason, "drain ended"
         );
+        trail.closed(&reason);
         match ended {
             Ok(finish) => {
                 if matches!(finish, Finish::AllSent) && tally.delivered > 0 {
@@ -123,6 +132,7 @@ impl Drain<'_> {
         dialogue: &mut Dialogue,
         pull: &PullGuard,
         watch: Option<Watch>,
+        trail: &mut Trail,
     ) -> (Tally, Result<Finish, Broken>) {
         if let Err(fault) = self.greet(dialogue).await {
             return (Tally::default(), Err(fault.into()));
@@ -139,7 +149,7 @@ impl Drain<'_> {
             pull,
             window: Window::new(dialogue.client().extensions()),
             dialogue,
-            settlements: Settlements::new(puller, self.closing, pull, seat),
+            settlements: Settlements::new(puller, self.closing, pull, (seat, trail)),
             watch: watch.unwrap_or_else(|| self.store.watch(self.domains)),
             claimed: VecDeque::new(),
             is_dry: false,
@@ -160,6 +170,21 @@ impl Drain<'_> {
     async fn greet(&self, dialogue: &mut Dialogue) -> Result<(), LinkFault> {
         dialogue.greeting().await?;
         dialogue.hello(self.hostname).await
+    }
+}
+
+/// A puller has so long for each of its replies, and to take a block of content, which is not more than RFC 5321
+/// §4.5.3.2.5 asks for. Only the end of a message may take its full time whatever is set: the server inside is at work.
+fn timeouts(command: Duration) -> ClientTimeouts {
+    let usual = ClientTimeouts::default();
+    ClientTimeouts {
+        greeting: command,
+        command,
+        mail: command,
+        recipient: command,
+        data: usual.data.min(command),
+        block: usual.block.min(command),
+        ..usual
     }
 }
 
@@ -279,6 +304,7 @@ impl Turn<'_> {
             return Ok(true);
         }
         let since = self.dialogue.waits_since();
+        self.settlements.trail.flush();
         if self.is_stalled() {
             self.dialogue.hear().await?;
             return Ok(true);
@@ -305,7 +331,11 @@ impl Turn<'_> {
         let Some(oldest) = self.window.oldest() else {
             return Ok(());
         };
-        match oldest.advance(self.dialogue).await {
+        let subject = Subject::Delivery(oldest.lease.id);
+        let advanced = oldest.advance(self.dialogue).await;
+        let exchanges = self.dialogue.take_exchanges();
+        self.settlements.trail.exchanges(exchanges, subject);
+        match advanced {
             Ok(None) => Ok(()),
             Ok(Some(answer)) => {
                 let delivered = self.settlements.tally().delivered;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::drain::Turn;
 use super::transaction::Broken;
+use crate::transaction_log::Subject;
 
 /// A delivery that is due again is not looked for more often than this.
 const DUE_MIN: Duration = Duration::from_secs(1);
@@ -34,6 +35,9 @@ impl Turn<'_> {
             self.pull.ended_well();
         }
         self.pull.waits();
+        let exchanges = self.dialogue.take_exchanges();
+        self.settlements.trail.exchanges(exchanges, Subject::None);
+        self.settlements.trail.flush();
         let mut keep_alive = Instant::now() + wait;
         loop {
             let ruling = self.settlements.conclude_old().await;

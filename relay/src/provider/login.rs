@@ -17,6 +17,7 @@ use super::proofs::{self, Lane};
 use super::session::{End, Place, Session};
 use crate::audit::{FailedLogin, recorded_name};
 use crate::limits::{Consequence, Offence};
+use crate::transaction_log::Event;
 
 /// A proof that was refused.
 #[derive(Clone, Copy)]
@@ -79,6 +80,9 @@ impl Session<'_> {
                     reason: *reason,
                     is_familiar: lane == Lane::Familiar,
                 };
+                let name = refused.user.map(recorded_name).unwrap_or_default();
+                let why = refused.reason.to_string();
+                self.note_login(&name, refused.mechanism, &why);
                 let delay = self.note_failure(refused);
                 tokio::select! {
                     biased;
@@ -105,6 +109,10 @@ impl Session<'_> {
     fn put_off(&mut self, reason: &'static str) {
         debug!(session = %self.id, peer = %self.peer, reason, "authentication put off");
         self.provider.audit.refused("odmr", reason, self.address());
+        self.trail.note(&Event {
+            text: reason.into(),
+            ..Event::new("login")
+        });
         self.machine.put_off();
     }
 
@@ -149,7 +157,17 @@ impl Session<'_> {
             session = %self.id, peer = %self.peer, %account, %mechanism, is_new_network,
             "authenticated"
         );
+        self.trail.is_account(account);
+        self.note_login(account, mechanism, "accepted");
         true
+    }
+
+    fn note_login(&mut self, name: &str, mechanism: Mechanism, outcome: &str) {
+        self.trail.note(&Event {
+            argument: name,
+            text: format!("{mechanism} {outcome}").into(),
+            ..Event::new("login")
+        });
     }
 
     /// Writes a failure down; how long its answer is held back.

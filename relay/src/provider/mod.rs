@@ -46,6 +46,7 @@ use crate::connections::{Caps, Service};
 use crate::limits::{Limits, Side};
 use crate::queue::Store;
 use crate::settings::Settings;
+use crate::transaction_log::TransactionLog;
 
 /// Everything that a session with a puller may use.
 #[derive(Clone, Debug)]
@@ -56,6 +57,7 @@ pub(crate) struct Provider {
     pub(crate) activity: Activity,
     pub(crate) limits: Limits,
     pub(crate) audit: Audit,
+    pub(crate) log: TransactionLog,
     guard: Guard,
     proofs: Proofs,
     visitors: Visitors,
@@ -79,6 +81,7 @@ impl Provider {
             activity,
             limits,
             audit,
+            log: TransactionLog::off(),
             guard: Guard::default(),
             proofs: Proofs::default(),
             visitors: Visitors::default(),
@@ -89,6 +92,11 @@ impl Provider {
 }
 
 impl Provider {
+    /// With a record of what is said.
+    pub(crate) fn recording(self, log: TransactionLog) -> Self {
+        Self { log, ..self }
+    }
+
     /// With what an earlier run knew of logins and locks.
     pub(crate) fn remembering(mut self, remembered: Remembered) -> Self {
         for (_, address) in &remembered.logins {
@@ -137,6 +145,10 @@ impl Service for Provider {
             total: odmr.max_connections,
             per_address: None,
         })
+    }
+
+    fn log(&self) -> Option<&TransactionLog> {
+        Some(&self.log)
     }
 
     fn begins_in_clear(&self) -> bool {

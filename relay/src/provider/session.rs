@@ -21,6 +21,7 @@ use crate::config::{OdmrConfig, OdmrTls};
 use crate::queue::SessionId;
 use crate::session_id;
 use crate::settings::Settings;
+use crate::transaction_log::{self, Service, Subject, Trail};
 
 /// How long the last words to a puller may take.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -28,6 +29,9 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const ERRORS_MAX: u32 = 20;
 /// A puller that waited and does not greet so soon after its 250 may be gone without a sign.
 const GREETING_SOON: Duration = Duration::from_secs(5);
+
+/// Why a connection is turned away before it says anything.
+const TOO_MANY_STRANGERS: &str = "too many connections before AUTH";
 
 /// How the part before the turn ended.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +65,12 @@ pub(super) async fn serve(
     let began = Instant::now();
     let id = session_id::next();
     let settings = provider.settings.load();
+    let local = stream.local_addr().ok();
+    let mut trail = provider.log.session(Service::Odmr, id, peer, local);
+    trail.opened();
     let mut wire = Wire::tcp(stream);
     let Some(visit) = provider.enter(peer.ip()) else {
+        trail.closed(TOO_MANY_STRANGERS);
         return turn_away(provider, wire, &settings, peer).await;
     };
     if settings.config.odmr.tls == OdmrTls::Implicit {
@@ -70,12 +78,17 @@ pub(super) async fn serve(
             Ok(encrypted) => wire = encrypted,
             Err(error) => {
                 info!(session = %id, %peer, reason = %error, "puller session ended");
+                trail.closed(&error.to_string());
                 return;
             }
         }
+        trail.encrypted(&wire.encryption());
     }
     let tls = wire.is_tls().then(|| tls_session(&wire));
-    let machine = Machine::new(config(&settings), tls);
+    let mut machine = Machine::new(config(&settings), tls);
+    if trail.is_on() {
+        machine.keep_exchanges();
+    }
     let mut session = Session {
         provider,
         id,
@@ -84,6 +97,7 @@ pub(super) async fn serve(
         machine,
         place: Place::Visit(visit),
         grant: None,
+        trail,
     };
     drop(settings);
     let mut stop = pin!(shutdown.cancelled());
@@ -94,9 +108,11 @@ pub(super) async fn serve(
                     Ok(encrypted) => {
                         wire = encrypted;
                         session.machine.tls_started(tls_session(&wire));
+                        session.trail.encrypted(&wire.encryption());
                     }
                     Err(error) => {
                         info!(session = %id, %peer, reason = %error, "puller session ended");
+                        session.trail.closed(&error.to_string());
                         return;
                     }
                 }
@@ -108,6 +124,8 @@ pub(super) async fn serve(
     let account = session.machine.account().unwrap_or("-").to_owned();
     session.farewell(wire, &end).await;
     info!(session = %id, %peer, %account, reason = %end, "puller session ended");
+    session.note_exchanges();
+    session.trail.closed(&end.to_string());
 }
 
 /// Of the connections that there may be, the one that this is.
@@ -127,6 +145,7 @@ pub(super) struct Session<'p> {
     pub(super) place: Place,
     /// From the answer to ATRN to the turn.
     pub(super) grant: Option<Grant>,
+    pub(super) trail: Trail,
 }
 
 impl Session<'_> {
@@ -139,6 +158,8 @@ impl Session<'_> {
             let event = self.machine.next(&mut wire.input);
             match event {
                 Event::NeedInput => {
+                    self.note_exchanges();
+                    self.trail.flush();
                     let Some(wait) = self.wait() else {
                         return Next::End(WireError::TimedOut.into());
                     };
@@ -151,6 +172,7 @@ impl Session<'_> {
                     if let Err(error) = exchanged {
                         return Next::End(error.into());
                     }
+                    self.trail.heard();
                 }
                 Event::SecretExposed(user) => {
                     let user = recorded_name(&user.unwrap_or_default());
@@ -182,11 +204,18 @@ impl Session<'_> {
                     if let Err(error) = wire.write(&mut self.machine.output, FAREWELL).await {
                         return Next::End(error.into());
                     }
+                    self.note_exchanges();
                     return self.grant.take().map_or(Next::Handshake, Next::Turned);
                 }
                 Event::Closed => return Next::End(End::Quit),
             }
         }
+    }
+
+    /// What was said and answered, for the transaction log.
+    pub(super) fn note_exchanges(&mut self) {
+        let exchanges = self.machine.take_exchanges();
+        self.trail.exchanges(exchanges, Subject::None);
     }
 
     fn wait(&self) -> Option<Duration> {
@@ -197,8 +226,9 @@ impl Session<'_> {
         }
     }
 
-    async fn turn(self, mut wire: Wire, mut grant: Grant, shutdown: &CancellationToken) {
+    async fn turn(mut self, mut wire: Wire, mut grant: Grant, shutdown: &CancellationToken) {
         let name = self.machine.account().unwrap_or_default().to_owned();
+        self.note_turn(&grant);
         wire.acknowledge_quickly();
         let settings = self.provider.settings.load();
         if settings
@@ -234,8 +264,18 @@ impl Session<'_> {
             wait: grant.wait,
             shutdown,
         }
-        .run(wire, grant.pull, grant.watch)
+        .run(wire, grant.pull, grant.watch, &mut self.trail)
         .await;
+    }
+
+    fn note_turn(&mut self, grant: &Grant) {
+        let domains: Vec<_> = grant.domains.iter().map(ToString::to_string).collect();
+        self.trail.note(&transaction_log::Event {
+            argument: &domains.join(","),
+            ..transaction_log::Event::new("turned")
+        });
+        self.trail.turned();
+        self.trail.flush();
     }
 
     async fn farewell(&mut self, mut wire: Wire, end: &End) {
@@ -266,7 +306,7 @@ fn stranger_wait(wait: Duration, elapsed: Duration) -> Option<Duration> {
 
 /// Too many strangers are here already. In clear they hear it.
 async fn turn_away(provider: &Provider, mut wire: Wire, settings: &Settings, peer: SocketAddr) {
-    let reason = "too many connections before AUTH";
+    let reason = TOO_MANY_STRANGERS;
     debug!(%peer, reason, "refused");
     provider.audit.refused("odmr", reason, peer.ip());
     if settings.config.odmr.tls != OdmrTls::Implicit {

@@ -18,7 +18,10 @@ use super::breaker::{Refusal, Ruling, Seat, Trip, Verdict};
 use super::verdict::Judged;
 use crate::activity::PullGuard;
 use crate::closing::{By, Closing};
-use crate::queue::{Delivery, DeliveryRecipient, Lease, Outcome, SessionId, StoreError};
+use crate::queue::{
+    Delivery, DeliveryId, DeliveryRecipient, Lease, Outcome, SessionId, StoreError,
+};
+use crate::transaction_log::{Event, Subject, Trail};
 
 /// Settlements that may wait for their commit while more messages are sent.
 const SETTLING_MAX: usize = 256;
@@ -56,7 +59,8 @@ pub(super) struct Settlements<'s> {
     closing: &'s Closing,
     pull: &'s PullGuard,
     seat: Seat<Provisional>,
-    waiting: VecDeque<Settling>,
+    waiting: VecDeque<(DeliveryId, Settling)>,
+    pub(super) trail: &'s mut Trail,
     tally: Tally,
     /// The alarm was raised: once a session.
     is_alarmed: bool,
@@ -69,7 +73,7 @@ impl<'s> Settlements<'s> {
         puller: Puller<'s>,
         closing: &'s Closing,
         pull: &'s PullGuard,
-        seat: Seat<Provisional>,
+        (seat, trail): (Seat<Provisional>, &'s mut Trail),
     ) -> Self {
         Self {
             puller,
@@ -77,6 +81,7 @@ impl<'s> Settlements<'s> {
             pull,
             seat,
             waiting: VecDeque::new(),
+            trail,
             tally: Tally::default(),
             is_alarmed: false,
         }
@@ -158,10 +163,11 @@ impl<'s> Settlements<'s> {
             return pending().await;
         }
         poll_fn(|context| {
-            let Some(oldest) = self.waiting.front_mut() else {
+            let Some((id, oldest)) = self.waiting.front_mut() else {
                 return Poll::Ready(Ok(()));
             };
             let settled = ready!(oldest.as_mut().poll(context));
+            note_settled(self.trail, *id, &settled);
             self.waiting.pop_front();
             Poll::Ready(settled)
         })
@@ -179,9 +185,11 @@ impl<'s> Settlements<'s> {
     /// When it failed: the session should end.
     pub(super) async fn relieve(&mut self) -> Result<(), StoreError> {
         if self.waiting.len() > SETTLING_MAX
-            && let Some(oldest) = self.waiting.pop_front()
+            && let Some((id, oldest)) = self.waiting.pop_front()
         {
-            oldest.await?;
+            let settled = oldest.await;
+            note_settled(self.trail, id, &settled);
+            settled?;
         }
         Ok(())
     }
@@ -191,8 +199,10 @@ impl<'s> Settlements<'s> {
     /// # Errors
     /// The first that failed.
     pub(super) async fn finish(&mut self) -> Result<(), StoreError> {
-        for settled in self.waiting.drain(..) {
-            settled.await?;
+        for (id, settling) in self.waiting.drain(..) {
+            let settled = settling.await;
+            note_settled(self.trail, id, &settled);
+            settled?;
         }
         Ok(())
     }
@@ -238,11 +248,13 @@ impl<'s> Settlements<'s> {
 
     async fn settle(&mut self, lease: Lease, outcomes: Vec<Outcome>) {
         self.count(&lease, &outcomes);
+        let id = lease.id;
+        self.trail.outcomes(&lease, &outcomes);
         let by = By::Puller {
             dsn: self.puller.dsn,
         };
         let settled = self.closing.settle(lease, outcomes, by).await;
-        self.waiting.push_back(Box::pin(settled));
+        self.waiting.push_back((id, Box::pin(settled)));
     }
 
     /// Counts how a delivery ended, and logs who does not have it.
@@ -297,6 +309,17 @@ impl Provisional {
             _ => None,
         })
     }
+}
+
+/// That it is durable, or why that is not known.
+fn note_settled(trail: &mut Trail, id: DeliveryId, settled: &Result<(), StoreError>) {
+    let subject = Subject::Delivery(id);
+    let text = settled.as_ref().err().map(ToString::to_string);
+    trail.note(&Event {
+        subject,
+        text: text.unwrap_or_default().into(),
+        ..Event::new("settled")
+    });
 }
 
 /// What a delivery's outcomes tell of the server inside.

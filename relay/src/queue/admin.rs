@@ -107,7 +107,8 @@ impl Store {
         self.shared.read(survey::totals).await
     }
 
-    /// Does an admin's action to all that is selected. A delivery that a session holds is left alone
+    /// Does an admin's action to all that is selected. `noted` hears of those that were looked at, some at a time, and how
+    /// many of them it fitted. A delivery that a session holds is left alone
     /// and counted: what is being sent can no longer be kept back, and its outcome must find its row.
     ///
     /// # Errors
@@ -116,13 +117,15 @@ impl Store {
         &self,
         action: Action,
         selection: Selection,
+        mut noted: impl FnMut(&[DeliveryId], u64),
     ) -> Result<Changed, StoreError> {
         let mut done = Changed::default();
         match selection {
             Selection::Ids(ids) => {
                 for ids in ids.chunks(CHANGE_MAX) {
                     let keys = self.resolve(ids.to_vec(), &mut done).await?;
-                    self.change_keys(action, keys, &mut done).await?;
+                    let (ids, changed) = self.change_keys(action, keys, &mut done).await?;
+                    noted(&ids, changed);
                 }
             }
             Selection::Filter(filter) => {
@@ -133,7 +136,8 @@ impl Store {
                         break;
                     };
                     after = Some(last.key);
-                    self.change_keys(action, keys, &mut done).await?;
+                    let (ids, changed) = self.change_keys(action, keys, &mut done).await?;
+                    noted(&ids, changed);
                 }
             }
         }
@@ -235,9 +239,13 @@ impl Store {
         action: Action,
         keys: Vec<Entry>,
         done: &mut Changed,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(Vec<DeliveryId>, u64), StoreError> {
         let named = keys.len() as u64;
         let held = self.hold(keys);
+        let ids = held
+            .iter()
+            .map(|held| self.shared.delivery_id(held.key()))
+            .collect();
         let free = held.len() as u64;
         let now = self.shared.clock.now();
         let change = Change {
@@ -250,6 +258,6 @@ impl Store {
         done.leased += named - free;
         done.unsuitable += free - changed;
         done.changed += changed;
-        Ok(())
+        Ok((ids, changed))
     }
 }

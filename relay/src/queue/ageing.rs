@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::Store;
 use super::envelope::{Action, Lease, State};
 use super::error::StoreError;
-use super::id::DeliveryKey;
+use super::id::{DeliveryId, DeliveryKey};
 use super::lease::{Entry, Held, SessionId};
 use super::query::Found;
 use super::retry::{self, Waiting};
@@ -66,7 +66,12 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails; what was removed before that is gone.
-    pub async fn forget(&self, domain: &Domain, keep: Duration) -> Result<u64, StoreError> {
+    pub async fn forget(
+        &self,
+        domain: &Domain,
+        keep: Duration,
+        mut noted: impl FnMut(&[DeliveryId], u64),
+    ) -> Result<u64, StoreError> {
         let limit = self.now().steady.before(keep);
         let mut forgotten = 0;
         for state in [State::Failed, State::Expired] {
@@ -77,13 +82,19 @@ impl Store {
                 if held.is_empty() {
                     break;
                 }
+                let ids: Vec<_> = held
+                    .iter()
+                    .map(|held| self.shared.delivery_id(held.key()))
+                    .collect();
                 let change = Change {
                     action: Action::Remove,
                     ended_until: Some(limit),
                     now: self.now().steady,
                     held,
                 };
-                forgotten += self.writer.change(change).await?;
+                let changed = self.writer.change(change).await?;
+                noted(&ids, changed);
+                forgotten += changed;
             }
         }
         Ok(forgotten)

@@ -9,6 +9,7 @@ mod fields;
 pub mod json;
 mod message_id;
 pub mod ncsa;
+mod read;
 mod rotate;
 mod text;
 mod trail;
@@ -35,6 +36,7 @@ use crate::queue::SessionId;
 pub use self::event::{Event, Origin, Record, Service, Subject};
 pub use self::fields::{FORMATS, Field, Format};
 pub use self::message_id::MessageId;
+pub use self::read::{Entry, Reader};
 pub use self::rotate::{CURRENT, earlier};
 pub use self::trail::Trail;
 

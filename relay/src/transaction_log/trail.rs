@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::event::{Event, Origin, Record, Subject};
 use super::{Handle, MessageId};
-use crate::queue::QueueId;
+use crate::queue::{Action, Delivery, DeliveryId, Outcome, QueueId};
 
 /// Room for the records of a usual flight, so that it is asked for once.
 const BLOCK_OCTETS: usize = 1024;
@@ -193,6 +193,54 @@ impl Trail {
                 ..event
             },
         );
+    }
+
+    /// What becomes of a delivery, a record for each recipient.
+    pub(crate) fn outcomes(&mut self, delivery: &Delivery, outcomes: &[Outcome]) {
+        if !self.is_on() {
+            return;
+        }
+        for (recipient, outcome) in delivery.recipients.iter().zip(outcomes) {
+            let (method, reply) = match outcome {
+                Outcome::Deferred(reply) => ("deferred", Some(reply)),
+                Outcome::Delivered => ("delivered", None),
+                Outcome::Expired(reply) => ("expired", Some(reply)),
+                Outcome::Failed(reply) => ("failed", Some(reply)),
+                Outcome::Released => ("queued", None),
+            };
+            let forward_path = recipient.forward_path.to_string();
+            let event = Event {
+                argument: &forward_path,
+                subject: Subject::Delivery(delivery.id),
+                ..Event::new(method)
+            };
+            match reply {
+                Some(reply) => self.note(&event.with_reply(reply)),
+                None => self.note(&event),
+            }
+        }
+    }
+
+    /// What was done to deliveries that were looked at together. Of those that it did not fit only the number is known.
+    pub(crate) fn changed(&mut self, action: Action, ids: &[DeliveryId], changed: u64) {
+        let method = match action {
+            Action::Hold => "held",
+            Action::Release => "released",
+            Action::Remove => "removed",
+            Action::Retry => "retried",
+        };
+        let text = if changed == ids.len() as u64 {
+            String::new()
+        } else {
+            format!("one of {}, of which {changed} were", ids.len())
+        };
+        for id in ids.iter().take_while(|_| changed > 0) {
+            self.note(&Event {
+                subject: Subject::Delivery(*id),
+                text: Cow::Borrowed(&text),
+                ..Event::new(method)
+            });
+        }
     }
 
     /// Notes an event.

@@ -39,7 +39,11 @@ async fn queue(world: &World) -> ([QueueId; 5], Vec<Lease>) {
             .unwrap();
     }
     let held = Selection::Ids(vec![Reference::Message(ids[2])]);
-    world.store.change(Action::Hold, held).await.unwrap();
+    world
+        .store
+        .change(Action::Hold, held, |_, _| {})
+        .await
+        .unwrap();
     (ids, kept)
 }
 

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::activity::Activity;
 use crate::closing::tests::{Mail, World};
+use crate::transaction_log::TransactionLog;
 
 const ACCOUNT: &str = "corp";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -194,7 +195,8 @@ fn drain(
             wait,
             shutdown: &shutdown,
         };
-        drain.run(Wire::unix(stream), pull, None).await;
+        let mut trail = TransactionLog::off().relay();
+        drain.run(Wire::unix(stream), pull, None, &mut trail).await;
     }
 }
 

@@ -89,16 +89,20 @@ async fn a_change_by_filter_reaches_every_match_and_nothing_else() {
     );
     let held = world
         .store
-        .change(Action::Hold, Selection::Filter(filter.clone()))
+        .change(Action::Hold, Selection::Filter(filter.clone()), |_, _| {})
         .await
         .unwrap();
     assert_eq!(held.changed, half);
     let all = Selection::Filter(Filter::default());
-    let released = world.store.change(Action::Release, all).await.unwrap();
+    let released = world
+        .store
+        .change(Action::Release, all, |_, _| {})
+        .await
+        .unwrap();
     assert_eq!((released.changed, released.unsuitable), (half, half));
     let removed = world
         .store
-        .change(Action::Remove, Selection::Filter(filter))
+        .change(Action::Remove, Selection::Filter(filter), |_, _| {})
         .await
         .unwrap();
     assert_eq!(removed.changed, half);
@@ -282,7 +286,7 @@ async fn totals_are_right_after_everything_and_survive_a_restart() {
     };
     world
         .store
-        .change(Action::Hold, Selection::Filter(held))
+        .change(Action::Hold, Selection::Filter(held), |_, _| {})
         .await
         .unwrap();
     let world = world.restart();

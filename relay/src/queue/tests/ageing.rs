@@ -143,7 +143,7 @@ async fn failed_and_expired_mail_is_kept_for_its_time_from_its_end_on() {
     let forget = async |keep| {
         world
             .store
-            .forget(&domain("a.example"), keep)
+            .forget(&domain("a.example"), keep, |_, _| {})
             .await
             .unwrap()
     };

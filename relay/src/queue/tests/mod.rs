@@ -95,7 +95,10 @@ impl World {
 
     async fn change(&self, action: Action, id: &str) -> Changed {
         let selection = Selection::Ids(vec![id.parse().unwrap()]);
-        self.store.change(action, selection).await.unwrap()
+        self.store
+            .change(action, selection, |_, _| {})
+            .await
+            .unwrap()
     }
 
     fn spool_files(&self) -> Vec<PathBuf> {

@@ -94,7 +94,7 @@ async fn what_an_admin_gives_free_is_news() {
     let all = Selection::Filter(Filter::default());
     world
         .store
-        .change(Action::Retry, all.clone())
+        .change(Action::Retry, all.clone(), |_, _| {})
         .await
         .unwrap();
     assert!(has_news(&mut watch), "to be tried at once");
