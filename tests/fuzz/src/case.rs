@@ -58,11 +58,11 @@ pub(crate) enum Cuts {
 }
 
 /// A flight in pieces. Each is at least one octet; an empty flight has none.
-pub(crate) fn pieces<'d>(
-    mut flight: &'d [u8],
+pub(crate) fn pieces(
+    mut flight: &[u8],
     cuts: Cuts,
     mut choices: fastrand::Rng,
-) -> impl Iterator<Item = &'d [u8]> {
+) -> impl Iterator<Item = &[u8]> {
     // Octet by octet, in small pieces or in large ones: each finds other faults.
     let longest = [1, 3, 17, 200][choices.usize(..4)];
     std::iter::from_fn(move || {

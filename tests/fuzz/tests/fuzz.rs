@@ -132,7 +132,7 @@ impl Limit {
     fn is_reached(self, inputs: u64, begun: Instant) -> bool {
         match self {
             Self::Inputs(limit) => inputs >= limit,
-            Self::Time(limit) => inputs % 64 == 0 && begun.elapsed() >= limit,
+            Self::Time(limit) => inputs.is_multiple_of(64) && begun.elapsed() >= limit,
         }
     }
 }
@@ -140,11 +140,16 @@ impl Limit {
 /// The path of an input that fails.
 fn run(target: &Target, limit: Limit, seed: u64) -> Result<(), PathBuf> {
     let seeds = seeds(target)
-        .unwrap()
+        .expect("the seeds")
         .into_iter()
         .map(|(_, octets)| octets)
         .collect();
-    let mut mutator = Mutator::new(seeds, dictionary().unwrap(), target.octets_max, seed);
+    let mut mutator = Mutator::new(
+        seeds,
+        dictionary().expect("the dictionary"),
+        target.octets_max,
+        seed,
+    );
     let begun = Instant::now();
     let mut inputs = 0;
     while !limit.is_reached(inputs, begun) {
@@ -164,8 +169,8 @@ fn run(target: &Target, limit: Limit, seed: u64) -> Result<(), PathBuf> {
 
 fn save(target: &Target, input: &[u8]) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz");
-    fs::create_dir_all(&folder).unwrap();
+    fs::create_dir_all(&folder).expect("a folder for what fails");
     let path = folder.join(format!("{}-{:016x}", target.name, fastrand::u64(..)));
-    fs::write(&path, input).unwrap();
+    fs::write(&path, input).expect("a file for what fails");
     path
 }
