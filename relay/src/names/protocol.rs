@@ -544,7 +544,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_whole_or_nothing() {
-        let whole = questions().iter().map(|each| write_question(9, each));
+        let whole = questions().into_iter().map(|each| write_question(9, &each));
         for frame in whole.collect::<Vec<_>>() {
             for length in 0..frame.len() {
                 assert_eq!(read_question(&frame[..length]), None);

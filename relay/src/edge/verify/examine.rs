@@ -8,7 +8,8 @@ use std::task::{Context, Poll, Waker};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use mail_auth::dkim::DkimError;
+use mail_auth::common::crypto::HashAlgorithm;
+use mail_auth::dkim::{self, DkimError};
 use mail_auth::dmarc::Policy as AuthPolicy;
 use mail_auth::dmarc::verify::DmarcParameters;
 use mail_auth::{
@@ -17,7 +18,7 @@ use mail_auth::{
 };
 
 use super::findings::{Dmarc, Findings, Judged, Policy, Result8601, Signature};
-use super::seen::{self, Evidence, Unauthored};
+use super::seen::{self, Evidence, Read, Unauthored};
 use super::texts::{Everywhere, Texts};
 use crate::names::{SpfAnswer, SpfResult};
 
@@ -32,22 +33,27 @@ pub(super) fn examine(
     spf: SpfAnswer,
     client: IpAddr,
 ) -> Findings {
-    let parsed = evidence.fits.then(|| seen::parse(&evidence.section));
-    let Some(mut message) = parsed.flatten() else {
+    let read = evidence.fits.then(|| seen::read(&evidence.section));
+    let Some(Read {
+        mut message,
+        unseen,
+    }) = read.flatten()
+    else {
         return without_section(evidence, spf, client);
     };
-    for (canonicalization, algorithm, _, hash) in &mut message.body_hashes {
-        let of_body = evidence
-            .hashes
-            .iter()
-            .find(|(form, kind, _)| form == canonicalization && kind == algorithm);
+    for (form, algorithm, _, hash) in &mut message.body_hashes {
+        let of_body = evidence.hashes.iter().find(|(other, _)| other == form);
+        let of_body = of_body.filter(|_| *algorithm == HashAlgorithm::Sha256);
         // One that was not computed matches nothing.
-        *hash = of_body.map_or_else(Vec::new, |(.., octets)| octets.clone());
+        *hash = of_body.map_or_else(Vec::new, |(_, octets)| octets.clone());
     }
     let dkim = at_once(authenticator.verify_dkim(Parameters::new(&message).with_txt_cache(texts)));
     let dkim = dkim.unwrap_or_default();
+    let unseen = unseen.iter().map(|(signature, reason)| {
+        described(Some(signature), Judged::because(Result8601::Policy, reason))
+    });
     Findings {
-        dkim: dkim.iter().map(signature).collect(),
+        dkim: dkim.iter().map(signature).chain(unseen).collect(),
         dmarc: dmarc(authenticator, &message, texts, &dkim, &spf),
         arc: arc(authenticator, &message, texts),
         spf,
@@ -90,14 +96,17 @@ fn at_once<F: Future>(future: F) -> Option<F::Output> {
 }
 
 fn signature(output: &DkimOutput<'_>) -> Signature {
-    let signature = output.signature();
-    let text = |field: fn(&mail_auth::dkim::Signature) -> &String| {
+    described(output.signature(), judged(output.result()))
+}
+
+fn described(signature: Option<&dkim::Signature>, judged: Judged) -> Signature {
+    let text = |field: fn(&dkim::Signature) -> &String| {
         signature.map_or_else(String::new, |signature| field(signature).clone())
     };
     let beginning = signature.map_or(&[][..], |signature| &signature.b);
     let length = beginning.len().min(BEGINNING_OCTETS);
     Signature {
-        judged: judged(output.result()),
+        judged,
         domain: text(|signature| &signature.d),
         selector: text(|signature| &signature.s),
         beginning: STANDARD.encode(&beginning[..length]),
@@ -137,7 +146,7 @@ fn dmarc(
     authenticator: &MessageAuthenticator,
     message: &AuthenticatedMessage<'_>,
     texts: &Texts,
-    dkim: &[DkimOutput<'_>],
+    signatures: &[DkimOutput<'_>],
     spf: &SpfAnswer,
 ) -> Dmarc {
     let author = match seen::author(message) {
@@ -151,7 +160,7 @@ fn dmarc(
         }
     };
     let output = SpfOutput::new(spf.domain.clone()).with_result(result_of(spf.result));
-    let parameters = DmarcParameters::new(message, dkim, &spf.domain, &output);
+    let parameters = DmarcParameters::new(message, signatures, &spf.domain, &output);
     let parameters = Parameters::new(parameters)
         .with_txt_cache(texts)
         .with_ipv4_cache(&Everywhere);

@@ -13,6 +13,8 @@ mod policy;
 mod results;
 mod seen;
 mod sender;
+#[cfg(test)]
+mod tests;
 mod texts;
 
 use std::net::IpAddr;

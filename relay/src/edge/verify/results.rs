@@ -184,8 +184,8 @@ mod tests {
             "Authentication-Results: mx.example.net;\r\n\
              \tspf=softfail smtp.helo=sender.example;\r\n\
              \tdkim=pass header.d=author.example header.s=2026a header.b=\"dGVzdA+/\";\r\n\
-             \tdkim=neutral reason=\"the body is not what was signed\"\r\n\
-             \t header.d=list.example header.s=s header.b=YWJjZGVm;\r\n\
+             \tdkim=neutral reason=\"the body is not what was signed\" header.d=list.example\r\n\
+             \t header.s=s header.b=YWJjZGVm;\r\n\
              \tdmarc=pass header.from=author.example policy.dmarc=reject;\r\n\
              \tarc=fail reason=\"the chain is broken\" smtp.remote-ip=\"2001:db8::1\";\r\n\
              \tiprev=temperror policy.iprev=\"2001:db8::1\"\r\n"

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use aws_lc_rs::digest::{self, Context};
+use aws_lc_rs::digest::{Context, SHA256};
 use mail_auth::AuthenticatedMessage;
-use mail_auth::common::crypto::{HashAlgorithm, HashContext};
+use mail_auth::common::crypto::{Algorithm, HashAlgorithm, HashContext};
 use mail_auth::common::verify::VerifySignature;
-use mail_auth::dkim::Canonicalization;
 use mail_auth::dkim::canonicalize::BodyHasher;
+use mail_auth::dkim::{Canonicalization, Signature};
 
 /// Octets of a header section that is verified. Each message on its way may hold so much.
 pub(super) const SECTION_OCTETS_MAX: usize = 128 * 1024;
@@ -26,14 +26,8 @@ const FIELDS_MAX: usize = 2_000;
 /// A message as it passes.
 pub(super) struct Seen {
     section: Vec<u8>,
-    hashes: Vec<BodyHash>,
+    hashes: Vec<(Canonicalization, BodyHasher<Context>)>,
     fits: bool,
-}
-
-struct BodyHash {
-    canonicalization: Canonicalization,
-    algorithm: HashAlgorithm,
-    hasher: BodyHasher<Context>,
 }
 
 /// Names that the signatures and the author of a message lead to.
@@ -50,7 +44,8 @@ pub(super) struct Wanted {
 /// What is left of a message that has passed.
 pub(super) struct Evidence {
     pub(super) section: Vec<u8>,
-    pub(super) hashes: Vec<(Canonicalization, HashAlgorithm, Vec<u8>)>,
+    /// SHA-256 of the body, by the ways in which it was canonicalised.
+    pub(super) hashes: Vec<(Canonicalization, Vec<u8>)>,
     /// The header section was small enough to be kept.
     pub(super) fits: bool,
 }
@@ -81,33 +76,31 @@ impl Seen {
 
     /// The header section is whole: what has to be asked, while the body still comes.
     pub(super) fn end_section(&mut self) -> Wanted {
-        let Some(message) = parse(&self.section) else {
+        let Some(Read { message, .. }) = read(&self.section) else {
             return Wanted::default();
         };
-        self.hashes = message
+        let forms = message
             .body_hashes
             .iter()
-            .map(|(canonicalization, algorithm, length, _)| BodyHash {
-                canonicalization: *canonicalization,
-                algorithm: *algorithm,
-                hasher: BodyHasher::new(context(*algorithm), *canonicalization, *length),
-            })
-            .collect();
+            .filter(|(_, algorithm, length, _)| {
+                *algorithm == HashAlgorithm::Sha256 && *length == 0
+            });
+        let hasher = |form| BodyHasher::new(Context::new(&SHA256), form, 0);
+        self.hashes = forms.map(|(form, ..)| (*form, hasher(*form))).collect();
         Wanted::of(&message)
     }
 
     /// A piece of the body.
     pub(super) fn body(&mut self, part: &[u8]) {
-        for hash in &mut self.hashes {
-            hash.hasher.write(part);
+        for (_, hasher) in &mut self.hashes {
+            hasher.write(part);
         }
     }
 
     pub(super) fn finish(self) -> Evidence {
-        let hashes = self.hashes.into_iter().map(|hash| {
-            let (context, _) = hash.hasher.finish();
-            let octets = context.complete().as_ref().to_vec();
-            (hash.canonicalization, hash.algorithm, octets)
+        let hashes = self.hashes.into_iter().map(|(form, hasher)| {
+            let (context, _) = hasher.finish();
+            (form, context.complete().as_ref().to_vec())
         });
         Evidence {
             section: self.section,
@@ -142,48 +135,62 @@ impl Wanted {
     }
 }
 
-/// Reads a header section, within bounds on the work that it can make.
-pub(super) fn parse(section: &[u8]) -> Option<AuthenticatedMessage<'_>> {
+/// A header section that was read, within bounds on the work that it can make.
+pub(super) struct Read<'x> {
+    pub(super) message: AuthenticatedMessage<'x>,
+    /// Signatures that are not looked at, and why.
+    pub(super) unseen: Vec<(Signature, &'static str)>,
+}
+
+/// `None`: it has no fields, or too many.
+pub(super) fn read(section: &[u8]) -> Option<Read<'_>> {
     let mut message = AuthenticatedMessage::parse(section)?;
     if message.headers.len() > FIELDS_MAX {
         return None;
     }
-    message.dkim_headers.truncate(SIGNATURES_MAX);
-    let is_short = |fields: &[String]| fields.len() <= SIGNED_FIELDS_MAX;
-    message
-        .dkim_headers
-        .retain(|signature| is_short(&signature.header.h));
-    for signature in &mut message.dkim_headers {
+    let mut unseen = Vec::new();
+    let mut seen = Vec::new();
+    for signature in std::mem::take(&mut message.dkim_headers) {
+        let refused = (seen.len() + unseen.len() >= SIGNATURES_MAX)
+            .then_some("there are too many signatures")
+            .or_else(|| weakness(signature.header.a, &signature.header.h));
+        match refused {
+            Some(_) if unseen.len() >= SIGNATURES_MAX => {}
+            Some(reason) => unseen.push((signature.header, reason)),
+            None => seen.push(signature),
+        }
+    }
+    for signature in &mut seen {
         // Neither reports nor signatures on behalf of others are looked up.
         signature.header.r = false;
         signature.header.atps = None;
     }
-    let are_short = message
-        .ams_headers
-        .iter()
-        .all(|set| is_short(&set.header.h));
-    if message.as_headers.len() > ARC_SETS_MAX || !are_short {
+    message.dkim_headers = seen;
+    // Each is a line of what is said at the top.
+    message.errors.truncate(SIGNATURES_MAX);
+    let sets = &message.ams_headers;
+    let is_weak = |a, h: &[String]| weakness(a, h).is_some();
+    if message.as_headers.len() > ARC_SETS_MAX
+        || sets.iter().any(|set| is_weak(set.header.a, &set.header.h))
+        || message
+            .as_headers
+            .iter()
+            .any(|seal| is_weak(seal.header.a, &[]))
+    {
         message.has_arc_errors = true;
         message.ams_headers.clear();
         message.as_headers.clear();
     }
-    let used: Vec<_> = message
-        .dkim_headers
-        .iter()
-        .map(|signature| (signature.header.cb, HashAlgorithm::from(signature.header.a)))
-        .chain(
-            message
-                .ams_headers
-                .iter()
-                .map(|set| (set.header.cb, HashAlgorithm::from(set.header.a))),
-        )
-        .collect();
-    message
-        .body_hashes
-        .retain(|(canonicalization, algorithm, ..)| {
-            used.contains(&(*canonicalization, *algorithm))
-        });
-    Some(message)
+    Some(Read { message, unseen })
+}
+
+/// Why a signature is not looked at.
+fn weakness(algorithm: Algorithm, fields: &[String]) -> Option<&'static str> {
+    match algorithm {
+        // RFC 8301 §3.1.
+        Algorithm::RsaSha1 => Some("SHA-1 proves nothing"),
+        _ => (fields.len() > SIGNED_FIELDS_MAX).then_some("it covers too many fields"),
+    }
 }
 
 /// Why a message has no one author domain.
@@ -220,13 +227,6 @@ pub(super) fn a_label(domain: &str) -> String {
     mail_auth::common::to_a_label(domain).into_owned()
 }
 
-fn context(algorithm: HashAlgorithm) -> Context {
-    Context::new(match algorithm {
-        HashAlgorithm::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
-        HashAlgorithm::Sha256 => &digest::SHA256,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,15 +253,14 @@ mod tests {
             "From: a@b.example\r\n",
             &signed("relaxed/relaxed"),
             &signed("relaxed/simple"),
-            &signed("simple/relaxed").replace("sha256", "sha1"),
-            &signed("simple/simple").replace("sha256", "sha1"),
+            &signed("simple/relaxed"),
             "\r\n",
         ]
         .concat();
         for body in bodies {
             let whole = [section.as_bytes(), body].concat();
             let expected = AuthenticatedMessage::parse(&whole).unwrap().body_hashes;
-            assert_eq!(expected.len(), 4);
+            assert_eq!(expected.len(), 2);
             for size in 1..=body.len().max(1) {
                 let mut seen = Seen::new();
                 seen.section(section.as_bytes());
@@ -270,8 +269,8 @@ mod tests {
                 assert_eq!(wanted.keys.len(), 1);
                 body.chunks(size).for_each(|part| seen.body(part));
                 let evidence = seen.finish();
-                for (canonicalization, algorithm, _, hash) in &expected {
-                    let found = (*canonicalization, *algorithm, hash.clone());
+                for (form, _, _, hash) in &expected {
+                    let found = (*form, hash.clone());
                     assert!(evidence.hashes.contains(&found), "{body:?} {size}");
                 }
             }
@@ -290,10 +289,14 @@ mod tests {
 
         let long = signed("simple/simple").replace("h=From", &format!("h={}", "a:".repeat(300)));
         let section = format!("From: a@b.example\r\n{long}\r\n");
-        assert_eq!(parse(section.as_bytes()).unwrap().dkim_headers.len(), 0);
+        let found = read(section.as_bytes()).unwrap();
+        assert_eq!(
+            (found.message.dkim_headers.len(), found.unseen.len()),
+            (0, 1)
+        );
 
         let section = format!("From: a@b.example\r\n{}\r\n", "a: b\r\n".repeat(FIELDS_MAX));
-        assert!(parse(section.as_bytes()).is_none());
+        assert!(read(section.as_bytes()).is_none());
 
         let mut seen = Seen::new();
         seen.section(&vec![b'a'; SECTION_OCTETS_MAX]);
@@ -332,7 +335,7 @@ mod tests {
             ("Subject: x\r\n", Err(Unauthored::None)),
         ] {
             let section = format!("{fields}\r\n");
-            let message = parse(section.as_bytes()).unwrap();
+            let message = read(section.as_bytes()).unwrap().message;
             assert_eq!(author(&message), expected.map(str::to_owned), "{fields}");
         }
     }

@@ -94,7 +94,10 @@ impl Manifest {
 }
 
 /// Makes the directory of a copy, for nobody else's eyes. One that is there must be empty.
-pub(in super::super) fn prepare(directory: &Path) -> Result<(), BackupError> {
+///
+/// # Errors
+/// [`BackupError`]
+pub fn prepare(directory: &Path) -> Result<(), BackupError> {
     let io = BackupError::io;
     make(directory).map_err(io(directory))?;
     let mut entries = fs::read_dir(directory).map_err(io(directory))?;

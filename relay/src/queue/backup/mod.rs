@@ -5,6 +5,7 @@
 //! is put off until the copy has them. The last thing that is written is the manifest: a directory without one is
 //! no backup, whatever else is in it.
 
+mod carrying;
 mod copying;
 mod manifest;
 mod restoring;
@@ -16,11 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{OpenError, StoreError};
 
-pub use self::manifest::{Manifest, ManifestKind};
+pub use self::carrying::Passing;
+pub use self::manifest::{Manifest, ManifestKind, prepare};
 pub use self::restoring::{Damaged, Restored, restore};
 
 pub(super) use self::copying::{check, copy, put};
-pub(super) use self::manifest::{finish, prepare};
+pub(super) use self::manifest::finish;
 
 /// How far a copy has come.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]

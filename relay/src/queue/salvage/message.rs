@@ -78,6 +78,7 @@ pub(super) struct Read {
 /// Content that belongs to no message which could be read.
 #[derive(Debug)]
 pub(super) enum Left {
+    /// Without a head in the database, which is only what the relay said of the message.
     File(PathBuf),
     Inline(Vec<u8>),
 }

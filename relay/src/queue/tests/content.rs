@@ -117,7 +117,7 @@ async fn a_head_that_is_known_last_stands_first() {
         let lease = claimed.remove(0);
         assert_eq!(read(lease.content().await.unwrap()).await, content);
 
-        let update = "UPDATE body SET content = x'00' || substr(content, 2)";
+        let update = "UPDATE body SET content = CAST(x'ff' || substr(content, 2) AS BLOB)";
         world.database().execute(update, []).unwrap();
         let changed = world.store.content(id).await.unwrap().unwrap();
         assert_ne!(read(changed).await, content);
