@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
 
+use atrn_shared::smtp::exchange::{Exchange, TEXT_OCTETS_MAX};
 use atrn_shared::smtp::extension::Extensions;
 use atrn_shared::smtp::limits::COMMAND_LINE_OCTETS;
 use atrn_shared::smtp::line::Input;
@@ -30,6 +31,8 @@ pub(crate) struct Content {
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(crate) struct Seen {
     pub(crate) replies: Vec<Reply>,
+    /// What the log is told.
+    exchanges: Vec<Exchange>,
     pub(crate) contents: Vec<Content>,
     pub(crate) closed: bool,
 }
@@ -90,6 +93,7 @@ static CONFIGS: LazyLock<[Arc<Config>; 2]> = LazyLock::new(|| {
     let small = Config {
         recipients_max: 2,
         errors_max: 4,
+        commands_max: 12,
         header_octets_max: 30,
         received_max: 1,
         ..Config::new(
@@ -141,6 +145,7 @@ impl<'d> Session<'d> {
             open: false,
             seen: Seen::default(),
         };
+        session.server.keep_exchanges();
         let mut input = Input::new();
         let mut cut = case.choices(3);
         for flight in case.flights() {
@@ -295,6 +300,7 @@ impl<'d> Session<'d> {
         assert!(refusals <= 32, "{refusals} refusals are kept");
         let output = std::mem::take(&mut self.server.output);
         self.seen.replies.extend(read_replies(&output));
+        self.seen.exchanges.extend(self.server.take_exchanges());
         if self.delays.bool() {
             input.release();
         }
@@ -302,11 +308,29 @@ impl<'d> Session<'d> {
 
     fn end(mut self) -> Seen {
         assert!(self.seen.closed || self.server.replies_due() == 0);
+        self.check_exchanges();
         for content in &mut self.seen.contents {
             if !content.is_whole {
                 content.octets.clear();
             }
         }
         self.seen
+    }
+    /// The log is told of each reply but the greeting, in their order, and of nothing longer than it says.
+    fn check_exchanges(&self) {
+        let answers = self
+            .seen
+            .exchanges
+            .iter()
+            .filter_map(|exchange| exchange.answer.as_ref());
+        let replies = self.seen.replies.iter().skip(1);
+        assert!(
+            answers
+                .map(|answer| answer.code)
+                .eq(replies.map(Reply::code))
+        );
+        for exchange in &self.seen.exchanges {
+            assert!(exchange.said.argument.len() <= TEXT_OCTETS_MAX);
+        }
     }
 }
