@@ -11,6 +11,7 @@ mod queue;
 mod resolver;
 mod run;
 mod status;
+mod trace;
 mod units;
 
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ use self::queue::QueueCommand;
 use self::resolver::ResolverCommand;
 use self::run::RunCommand;
 use self::status::StatusCommand;
+use self::trace::TraceCommand;
 
 const PROGRAM: Program = Program {
     default_config: DEFAULT_PATH,
@@ -57,6 +59,7 @@ enum Command {
     Run(RunCommand),
     Check(CheckCommand),
     Status(StatusCommand),
+    Trace(TraceCommand),
     #[command(subcommand)]
     Queue(QueueCommand),
     #[command(subcommand)]
@@ -94,6 +97,7 @@ pub(crate) fn main() -> std::process::ExitCode {
         Command::Run(command) => command.run(&call),
         Command::Check(command) => command.run(&call),
         Command::Status(command) => command.run(&call),
+        Command::Trace(command) => command.run(&call),
         Command::Queue(command) => command.run(&call),
         Command::Domain(command) => command.run(&call),
         Command::Account(command) => command.run(&call),

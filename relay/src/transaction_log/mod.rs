@@ -12,6 +12,7 @@ pub mod ncsa;
 mod read;
 mod rotate;
 mod text;
+mod trace;
 mod trail;
 pub mod w3c;
 mod writer;
@@ -38,6 +39,7 @@ pub use self::fields::{FORMATS, Field, Format};
 pub use self::message_id::MessageId;
 pub use self::read::{Entry, Reader};
 pub use self::rotate::{CURRENT, earlier};
+pub use self::trace::{FOUND_MAX, Needle, NeedleError, Told, Trace};
 pub use self::trail::Trail;
 
 /// Octets that may wait to be written, in all; what comes beyond is lost and counted.

@@ -10,7 +10,7 @@ use jiff::civil::DateTime;
 use jiff::tz::Offset;
 
 /// Octets of a text that are written; more is cut, and the cut is shown.
-pub const TEXT_OCTETS_MAX: usize = 512;
+pub(super) const TEXT_OCTETS_MAX: usize = 512;
 
 /// Stands where a text was cut.
 pub(super) const CUT: &str = "…";
