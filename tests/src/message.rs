@@ -142,11 +142,12 @@ fn header(subject: &str) -> String {
     header
 }
 
-/// What is left of content when the trace fields on top are taken off: the `Received`,
+/// What is left of content when the trace fields on top are taken off: the `Authentication-Results`, `Received`,
 /// `Return-Path`, `Delivered-To`, `X-Original-To` fields that servers on the way prepend.
 #[must_use]
 pub fn without_trace(content: &[u8]) -> &[u8] {
-    const TRACE: [&str; 4] = [
+    const TRACE: [&str; 5] = [
+        "authentication-results:",
         "received:",
         "return-path:",
         "delivered-to:",
