@@ -107,6 +107,7 @@ pub async fn run(
         verifier: Verifier::new(names.clone()),
         names: names.clone(),
         log: log.clone(),
+        audit: audit.clone(),
     };
     let closing = Closing::new(
         store.clone(),
@@ -154,6 +155,7 @@ pub async fn run(
             activity: activity.clone(),
             limits: limits.clone(),
             greylist: greylist.clone(),
+            names,
             log,
             reload: reload_trigger(&watch),
         },

@@ -113,7 +113,7 @@ impl Audit {
         });
     }
 
-    /// Somebody was refused something. `service` is `smtp` or `odmr`, `reason` a few words that are the same each time.
+    /// Somebody was refused something. `service` is `edge` or `odmr`, `reason` a few words that are the same each time.
     pub fn refused(&self, service: &'static str, reason: &'static str, address: IpAddr) {
         self.tell(|| Note::Refused {
             service,

@@ -94,7 +94,7 @@ pub struct Lock {
 /// Something that was refused.
 #[derive(Debug, Serialize)]
 pub struct Refusal {
-    /// `smtp` or `odmr`.
+    /// `edge` or `odmr`.
     pub service: String,
     /// Why.
     pub reason: String,

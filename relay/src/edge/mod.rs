@@ -7,6 +7,7 @@ mod dnsbl;
 mod foreign;
 mod patience;
 pub(crate) mod policy;
+mod refused;
 mod session;
 mod transaction;
 pub(crate) mod verify;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::verify::Verifier;
 use crate::activity::Activity;
+use crate::audit::Audit;
 use crate::connections::{Caps, Service};
 use crate::limits::{Greylist, Limits, Side, is_within};
 use crate::names::Names;
@@ -37,6 +39,7 @@ pub(crate) struct Edge {
     pub(crate) names: Names,
     pub(crate) verifier: Verifier,
     pub(crate) log: TransactionLog,
+    pub(crate) audit: Audit,
 }
 
 impl Service for Edge {
@@ -60,6 +63,10 @@ impl Service for Edge {
 
     fn log(&self) -> Option<&TransactionLog> {
         Some(&self.log)
+    }
+
+    fn audit(&self) -> Option<&Audit> {
+        Some(&self.audit)
     }
 
     fn begins_in_clear(&self) -> bool {

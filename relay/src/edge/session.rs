@@ -105,6 +105,8 @@ pub(super) async fn serve(
         }
     };
     if matches!(end, End::EarlyTalker | End::Foreign(_)) {
+        edge.audit
+            .refused("edge", "another protocol, or an early talker", peer.ip());
         // What follows from it is for its next connection.
         let _ = edge.limits.offence(peer.ip(), Offence::Protocol);
     }
@@ -247,7 +249,7 @@ impl Session<'_> {
         let mut is_banned = false;
         for reply in self.server.take_refusals() {
             info!(session = %id, %peer, %reply, "refused");
-            edge.activity.refused(reply.code());
+            edge.refused(&reply, peer.ip());
             if is_protocol_error(&reply) {
                 let consequence = edge.limits.offence(peer.ip(), Offence::Protocol);
                 is_banned |= consequence == Consequence::Banned;
@@ -346,7 +348,7 @@ impl Session<'_> {
         let reply = self.listings.as_mut()?.refusal().await?;
         let Caller { edge, id, peer, .. } = &self.caller;
         info!(session = %id, %peer, %reply, "recipient refused: the client is listed");
-        edge.activity.refused(reply.code());
+        edge.refused(&reply, peer.ip());
         Some(reply)
     }
 

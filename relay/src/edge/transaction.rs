@@ -69,7 +69,7 @@ impl Transaction {
         if !caller.edge.store.has_room(parameters.size.unwrap_or(0)) {
             let reply = refusal(&StoreError::Full);
             error!(session = %caller.id, peer = %caller.peer, %reply, "no room on the disk for new mail");
-            caller.edge.activity.refused(reply.code());
+            caller.edge.refused(&reply, caller.peer.ip());
             return Err(reply);
         }
         let hello = hello.map_or("", |hello| hello.name.as_str());
@@ -122,7 +122,7 @@ impl Transaction {
             Err(reply) => {
                 let recipient = forward_path.to_string();
                 info!(session = %caller.id, peer = %caller.peer, forward_path = %log::peer(&recipient), %reply, "recipient refused");
-                caller.edge.activity.refused(reply.code());
+                caller.edge.refused(&reply, caller.peer.ip());
                 Err(reply)
             }
         }
@@ -225,13 +225,13 @@ impl Transaction {
             Ok(reply) => reply,
             Err(End::Refused(reply)) => {
                 info!(session = %caller.id, peer = %caller.peer, size = summary.octets, %reply, "refused");
-                caller.edge.activity.refused(reply.code());
+                caller.edge.refused(&reply, caller.peer.ip());
                 reply
             }
             Err(End::Failed(error)) => {
                 let reply = refusal(&error);
                 error!(session = %caller.id, peer = %caller.peer, size = summary.octets, %error, %reply, "cannot hold a message");
-                caller.edge.activity.refused(reply.code());
+                caller.edge.refused(&reply, caller.peer.ip());
                 reply
             }
         }

@@ -151,6 +151,10 @@ impl Service for Provider {
         Some(&self.log)
     }
 
+    fn audit(&self) -> Option<&Audit> {
+        Some(&self.audit)
+    }
+
     fn begins_in_clear(&self) -> bool {
         // Text where a handshake is due would look to the puller like the wrong port.
         self.settings.load().config.odmr.tls != OdmrTls::Implicit

@@ -1,6 +1,7 @@
 //! TLS and AUTH.
 
 use super::*;
+use crate::sasl;
 
 // covers: R2645-2, R3207-1, R4954-3, R4422-1, R5802-1, R4616-1
 #[test]
