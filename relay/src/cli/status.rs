@@ -5,6 +5,7 @@ use std::time::Duration;
 use atrn_relay::activity::{AccountActivity, LastPull, PullResult, SessionCounts, Snapshot};
 use atrn_relay::control::{Client, DomainStatus, Reply, Request, Status};
 use atrn_relay::limits::LimitsStatus;
+use atrn_relay::names::{Health, State};
 use atrn_relay::queue::Room;
 use atrn_shared::cli::{Failure, Table, size};
 use clap::Args;
@@ -64,6 +65,15 @@ fn complaints(status: &Status, now: Timestamp, max_age: Duration) -> Vec<String>
     if let Some(error) = state.and_then(|state| state.error.as_ref()) {
         let error = error.replace('\n', "; ");
         complaints.push(format!("the relay refuses its changed files: {error}"));
+    }
+    if status
+        .names
+        .as_ref()
+        .is_some_and(|health| health.state == State::Gone)
+    {
+        complaints.push(
+            "names cannot be looked up: the resolver is gone; start the relay again".to_owned(),
+        );
     }
     if let Some(disk) = status.disk.filter(|disk| disk.room == Room::Full) {
         complaints.push(format!(
@@ -203,6 +213,7 @@ fn describe_activity(status: &Status, activity: &Snapshot, pid: u32, now: Timest
     if let Some(sandbox) = &activity.sandbox {
         lines.push(format!("sandbox   {sandbox}"));
     }
+    lines.extend(status.names.as_ref().map(|health| look_ups(health, now)));
     lines.extend(status.limits.as_ref().and_then(held_off));
     if let Some(disk) = status.disk {
         lines.push(format!(
@@ -225,6 +236,21 @@ fn describe_activity(status: &Status, activity: &Snapshot, pid: u32, now: Timest
         ));
     }
     lines.join("\n") + "\n"
+}
+
+/// Whether names can be looked up.
+fn look_ups(health: &Health, now: Timestamp) -> String {
+    let Health { asked, failed, .. } = health;
+    if health.state == State::Gone {
+        return "names     none: the resolver is gone; start the relay again".to_owned();
+    }
+    let answered = health.last_answer.map_or_else(
+        || "no answer yet".to_owned(),
+        |at| format!("last answer {} ago", since(at, now)),
+    );
+    let asked = counted(*asked, "question", "questions");
+    let (servers, transport) = (health.servers.join(" "), &health.transport);
+    format!("names     {servers} over {transport}, {asked}, {failed} failed, {answered}")
 }
 
 /// A line where there is anything to say of limits.

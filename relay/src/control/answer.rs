@@ -20,6 +20,7 @@ use crate::activity::Activity;
 use crate::closing::{Source, View};
 use crate::config::RelayConfig;
 use crate::limits::{Greylist, Limits};
+use crate::names::Names;
 use crate::queue::{DomainTotal, Filter, Item, QueueId, Store, StoreError};
 use crate::settings::Settings;
 use crate::transaction_log::TransactionLog;
@@ -42,6 +43,7 @@ pub struct Daemon {
     pub activity: Activity,
     pub(crate) limits: Limits,
     pub(crate) greylist: Greylist,
+    pub(crate) names: Names,
     pub(crate) log: TransactionLog,
     /// Looks at the configuration files again, soon.
     pub reload: Arc<dyn Fn() + Send + Sync>,
@@ -353,6 +355,7 @@ impl Context {
             pid: daemon.map(|_| std::process::id()),
             activity: daemon.map(|daemon| daemon.activity.snapshot()),
             limits: daemon.map(|daemon| daemon.limits.status(&daemon.greylist)),
+            names: daemon.and_then(|daemon| daemon.names.health()),
             leased: leased as u64,
             disk,
             accounts: accounts.collect(),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::activity::{AccountActivity, ConfigurationState, Snapshot};
 use crate::limits::{BanStatus, LimitsStatus};
+use crate::names::Health;
 use crate::queue::backup::{Manifest, Progress};
 use crate::queue::{
     Action, Changed, Disk, DomainTotal, Filter, Item, Message, QueueId, Selection, StatsBy,
@@ -178,6 +179,9 @@ pub struct Status {
     /// What it held off.
     #[serde(default)]
     pub limits: Option<LimitsStatus>,
+    /// How look-ups go; `None`: they are off.
+    #[serde(default)]
+    pub names: Option<Health>,
     /// Deliveries that sessions hold.
     pub leased: u64,
     /// The disk under the queue; `None` where it does not say, or there is no queue yet.

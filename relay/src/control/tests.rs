@@ -22,6 +22,7 @@ use crate::accounts::decoy_key;
 use crate::activity::{Activity, PullResult};
 use crate::config::{LimitsConfig, RelayConfig};
 use crate::limits::{Greylist, Limits};
+use crate::names::Names;
 use crate::queue::{
     Action, Changed, Envelope, Filter, QueueId, Recipient, Reference, Selection, SessionId, State,
     StatsBy, Store,
@@ -80,6 +81,7 @@ impl World {
             activity: activity.clone(),
             limits: Limits::new(LimitsConfig::default()),
             greylist: Greylist::open(&self.data_dir()),
+            names: Names::off(),
             reload: Arc::new(move || {
                 counter.fetch_add(1, Ordering::Relaxed);
                 told.configuration_refused("bad".to_owned());

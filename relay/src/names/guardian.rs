@@ -73,6 +73,8 @@ pub(super) mod ending {
 /// # Errors
 /// What the system refused.
 fn guard(settings: &Settings) -> io::Result<ExitCode> {
+    // Before anything of our own is open.
+    close_inherited()?;
     let socket = socket()?;
     let tell = |news| {
         // Whoever should hear it may be gone, or slow: it is for the log.
@@ -103,10 +105,8 @@ fn guard(settings: &Settings) -> io::Result<ExitCode> {
     }
 }
 
-/// Leaves everything behind that the relay had and a resolver needs not.
+/// Gives up what the relay had and a resolver needs not, and ties its life to the relay's.
 fn settle(settings: &Settings) -> Result<(), String> {
-    let refused = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
-    close_inherited().map_err(|error| refused("closing files", &error))?;
     // It ends with the mail process, not with the signals that a terminal or a service manager sends to all of a group:
     // the last messages may need names.
     let mut signals = SigSet::empty();
@@ -120,7 +120,7 @@ fn settle(settings: &Settings) -> Result<(), String> {
     }
     signals
         .thread_block()
-        .map_err(|error| refused("blocking signals", &error))?;
+        .map_err(|error| format!("blocking signals: {error}"))?;
     if settings.confinement.enforcement != Enforcement::Off {
         let account = settings.confinement.account.or_else(nobody);
         drop_privileges(account).map_err(|error| error.to_string())?;

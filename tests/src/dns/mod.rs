@@ -179,6 +179,11 @@ impl Dns {
         self.add(&reverse_name(address), Data::Pointer(name.to_owned()));
     }
 
+    /// The name that a name stands for, where the names of addresses are kept under another one (RFC 2317).
+    pub fn ptr_of(&self, name: &str, target: &str) {
+        self.add(name, Data::Pointer(target.to_owned()));
+    }
+
     /// A text of a name; strings of 255 octets are made of it.
     pub fn txt(&self, name: &str, text: &str) {
         self.add(name, Data::Text(text.as_bytes().to_vec()));
