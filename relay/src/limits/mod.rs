@@ -34,6 +34,9 @@ use crate::config::LimitsConfig;
 /// Who was quiet is forgotten this often.
 const TIDIED_EVERY: Duration = Duration::from_secs(30);
 
+/// Stress ends although nobody comes or goes.
+const STRESS_LOOKED_AT: Duration = Duration::from_secs(1);
+
 /// Something that honest peers do seldom.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Offence {
@@ -163,7 +166,7 @@ impl Limits {
             denied: Default::default(),
             bans: Bans::new(),
             memory,
-            stress: std::array::from_fn(|_| Stress::new()),
+            stress: [Side::Smtp, Side::Odmr, Side::Metrics].map(|side| Stress::new(side.name())),
         }))
     }
 
@@ -253,11 +256,6 @@ impl Limits {
         self.0.bans.prove(Origin::of(address));
     }
 
-    /// Whether somebody at this address proved to be a puller within the last days.
-    pub(crate) fn is_proven(&self, address: IpAddr) -> bool {
-        self.0.bans.is_proven(Origin::of(address))
-    }
-
     /// The memory for content on its way.
     pub(crate) fn memory(&self) -> &Memory {
         &self.0.memory
@@ -271,9 +269,14 @@ impl Limits {
     /// Forgets in good time, until the shutdown.
     pub(crate) async fn tidy(self, shutdown: CancellationToken) {
         let mut every = tokio::time::interval(TIDIED_EVERY);
+        let mut often = tokio::time::interval(STRESS_LOOKED_AT);
         loop {
             tokio::select! {
                 _ = every.tick() => {}
+                _ = often.tick() => {
+                    self.0.stress.iter().for_each(Stress::look_again);
+                    continue;
+                }
                 () = shutdown.cancelled() => return,
             }
             let inner = &*self.0;

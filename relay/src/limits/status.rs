@@ -213,7 +213,7 @@ mod tests {
         for _ in 0..3 {
             let _ = limits.offence(from, Offence::AuthFailed);
         }
-        assert!(limits.is_banned(from) && limits.is_proven(from));
+        assert!(limits.is_banned(from));
         limits.connected(Side::Odmr, from).unwrap();
         let denied = limits.connected(Side::Smtp, from);
         assert_eq!(denied, Err(Denial::Banned));

@@ -5,6 +5,7 @@
 //! in turns with ours, so that what disturbs the machine disturbs both. Absolute figures of two machines do not
 //! compare; the ratios do. What each row means and why the settings are fair: docs/performance.md.
 
+mod attackers;
 mod backlog;
 mod chart;
 mod courier;

@@ -1,16 +1,20 @@
 //! What is measured, subject by subject.
 
 mod accept;
+mod auth;
 mod ceiling;
+mod crowd;
 mod delay;
 mod depth;
 mod drain;
+mod hostile;
 mod idle;
 mod journal;
 mod large;
 mod latency;
 mod memory;
 mod poll;
+mod pressure;
 
 use anyhow::{Result, ensure};
 
@@ -48,6 +52,14 @@ const ALL: &[Subject] = &[
     subject("depth", depth::measure),
     // Thousands of pullers that wait.
     subject("idle", idle::measure),
+    // Accounts that exist and accounts that do not.
+    subject("auth", auth::measure),
+    // A drain beside pullers who mean harm.
+    subject("hostile", hostile::measure),
+    // Thousands of senders that say nothing.
+    subject("crowd", crowd::measure),
+    // An honest sender beside hostile ones.
+    subject("pressure", pressure::measure),
 ];
 
 const fn subject(name: &'static str, measure: fn(&Plan) -> Result<Measured>) -> Subject {
