@@ -23,7 +23,7 @@ fn a_report_goes_to_a_proven_sender_and_else_to_the_postmaster() {
     let outside = Inside::smtp();
     let world = setup(&dns)
         .target(&inside.target())
-        .puller("reports.smart_host", outside.target())
+        .puller("reports.target", outside.target())
         .start();
     let by = |author: &str| message(&format!("alice@{author}"));
     accepted(&world, "a@proven.example", &by("anybody.example"));

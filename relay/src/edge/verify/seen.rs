@@ -211,6 +211,9 @@ pub(super) fn author(message: &AuthenticatedMessage<'_>) -> Result<String, Unaut
     }
     let is_from = |name: &[u8]| name.trim_ascii().eq_ignore_ascii_case(b"from");
     let fields = message.headers.iter().filter(|(name, _)| is_from(name));
+    if message.from.iter().any(|address| is_ambiguous(address)) {
+        return Err(Unauthored::Several);
+    }
     let domains: BTreeSet<_> = message
         .from
         .iter()
@@ -221,6 +224,17 @@ pub(super) fn author(message: &AuthenticatedMessage<'_>) -> Result<String, Unaut
         (1, 1) => domains.into_iter().next().ok_or(Unauthored::None),
         _ => Err(Unauthored::Several),
     }
+}
+
+/// Whether others may read another address out of it.
+fn is_ambiguous(address: &str) -> bool {
+    let (local_part, domain) = address.rsplit_once('@').unwrap_or((address, ""));
+    let is_quoted =
+        local_part.len() > 1 && local_part.starts_with('"') && local_part.ends_with('"');
+    let splits = |text: &str| {
+        text.contains(|letter: char| "@,;:<>".contains(letter) || letter.is_whitespace())
+    };
+    (!is_quoted && splits(local_part)) || splits(domain)
 }
 
 pub(super) fn a_label(domain: &str) -> String {
@@ -327,6 +341,11 @@ mod tests {
                 "From: a@b.example\r\nfrom : c@d.example\r\n",
                 Err(Unauthored::Several),
             ),
+            (
+                "From: A <a@b.example, c@d.example>\r\n",
+                Err(Unauthored::Several),
+            ),
+            ("From: \"a, b\"@b.example\r\n", Ok("b.example")),
             ("From: nobody\r\n", Err(Unauthored::None)),
             (
                 "From: a@b.example\r\nno field\r\nFrom: c@d.example\r\n",
