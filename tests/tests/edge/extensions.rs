@@ -144,7 +144,7 @@ fn parameters_that_the_corporate_server_does_not_know_are_dropped() {
 fn header_fields_are_left_alone() {
     let world = World::start();
     let content = b"Return-Path: <forged@source.example>\r\n\
-        Authentication-Results: relay.example.net; spf=pass\r\n\
+        Authentication-Results: mx.elsewhere.example; spf=pass\r\n\
         Received: from x by y; Thu, 01 Jan 2026 12:00:00 +0000\r\n\
         bcc: hidden@example.org\r\n\
         Subject: =?broken\r\n\
