@@ -31,7 +31,7 @@ pub(crate) enum Start {
     /// On a connection in the clear, which is to stay so.
     Clear,
     /// On one that is to be encrypted by STARTTLS.
-    StartTls,
+    TlsLater,
     /// On one whose puller begins a handshake now.
     BeforeTls,
     /// After the handshake.
@@ -82,13 +82,13 @@ impl Evil {
     ) -> Result<(), String> {
         let stream = accept(listener)?;
         let stream = match start {
-            Start::Clear | Start::StartTls | Start::BeforeTls => Ok(stream),
+            Start::Clear | Start::TlsLater | Start::BeforeTls => Ok(stream),
             Start::InTls | Start::Turned => stream.into_tls_server(&certificate.server()),
             Start::WrongCertificate => {
                 // It must not even begin to speak.
                 return match stream.into_tls_server(&certificate.server()) {
                     Err(_) => Ok(()),
-                    Ok(stream) => Self::over(stream).is_left_alone(),
+                    Ok(stream) => Self::over(stream).hears_nothing(),
                 };
             }
         };
@@ -259,7 +259,7 @@ impl Evil {
     }
 
     /// Nothing but its end may come.
-    fn is_left_alone(mut self) -> Result<(), String> {
+    fn hears_nothing(mut self) -> Result<(), String> {
         match self.line() {
             Ok(line) => Err(format!("it speaks to a stranger: {line}")),
             Err(error) if is_late(&error) => Err("it stays with a stranger".to_owned()),

@@ -60,7 +60,7 @@ pub(crate) const SCRIPTS: &[Script] = &[
         evil.send(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xf0")?;
         evil.drip(0)
     }),
-    Script::new("starttls-stripped", Start::StartTls, |evil| {
+    Script::new("starttls-stripped", Start::TlsLater, |evil| {
         evil.send("220 evil.example\r\n")?;
         evil.answer(
             "EHLO ",
@@ -69,18 +69,18 @@ pub(crate) const SCRIPTS: &[Script] = &[
         let line = evil.line()?;
         claim(line == "QUIT", &line)
     }),
-    Script::new("starttls-refused", Start::StartTls, |evil| {
+    Script::new("starttls-refused", Start::TlsLater, |evil| {
         starttls(evil, "454 4.7.0 not now\r\n")?;
         let line = evil.line()?;
         claim(line == "QUIT", &line)
     }),
-    Script::new("starttls-injected", Start::StartTls, |evil| {
+    Script::new("starttls-injected", Start::TlsLater, |evil| {
         starttls(
             evil,
             "220 go ahead\r\n250-evil.example\r\n250-AUTH CRAM-MD5 PLAIN\r\n250 ATRN\r\n",
         )
     }),
-    Script::new("starttls-in-clear", Start::StartTls, |evil| {
+    Script::new("starttls-in-clear", Start::TlsLater, |evil| {
         starttls(evil, "250 go on in clear\r\n")
     }),
     Script::new("ehlo-flood", Start::InTls, |evil| {
@@ -99,6 +99,11 @@ pub(crate) const SCRIPTS: &[Script] = &[
     }),
     Script::new("plain-only", Start::InTls, |evil| {
         evil.greet("PLAIN LOGIN")?;
+        let line = evil.line()?;
+        claim(line == "QUIT", &line)
+    }),
+    Script::new("plain-in-clear", Start::Clear, |evil| {
+        evil.greet("PLAIN")?;
         let line = evil.line()?;
         claim(line == "QUIT", &line)
     }),

@@ -86,7 +86,7 @@ impl Siege {
         let address = listener.local_addr().expect("an address").to_string();
         let tls = match script.start {
             Start::Clear => "off",
-            Start::StartTls => "starttls",
+            Start::TlsLater => "starttls",
             _ => "implicit",
         };
         let secret_file = secret_file(self.world.puller.folder());

@@ -28,6 +28,11 @@ fn nothing_is_taken_for_others_however_it_is_spelt() {
     for way in WAYS {
         taken += try_all(&world, *way);
     }
+    eprintln!(
+        "{} forms in {} ways; {taken} messages taken, all for us",
+        all_forms().len(),
+        WAYS.len()
+    );
     assert_queue_is_ours(&world, taken);
     assert_what_comes_out_is_ours(&world, taken);
 }

@@ -9,20 +9,21 @@ const MARK: &str = "Zx7Mark";
 /// As an operator would see it, were the log taken in.
 const FORGED: &str = "2026-01-01T00:00:00Z  INFO atrn_relay: forged";
 
+/// What is said behind each verb.
+const ARGUMENTS: [&str; 7] = [
+    "<Zx7Mark@foreign.example>",
+    "\x1b[31mZx7Mark\x1b[0m",
+    "<Zx7Mark\u{202e}@foreign.example>",
+    "<script>Zx7Mark</script>",
+    "%s%nZx7Mark",
+    "Zx7Mark\0",
+    "Zx7Mark@",
+];
+
 // covers: R5321-2
 #[test]
-fn no_reply_repeats_what_the_peer_said() {
+fn no_reply_at_the_edge_repeats_what_was_said() {
     let world = World::setup().relay("smtp.max_errors", 1000).start();
-    let mut peer = super::session(&world);
-    let arguments = [
-        format!("{MARK}"),
-        format!("<{MARK}@foreign.example>"),
-        format!("\x1b[31m{MARK}\x1b[0m"),
-        format!("<{MARK}\u{202e}@foreign.example>"),
-        format!("<script>{MARK}</script>"),
-        format!("%s%n{MARK}"),
-        format!("{MARK}\0"),
-    ];
     for verb in [
         "EHLO ",
         "HELO ",
@@ -31,13 +32,11 @@ fn no_reply_repeats_what_the_peer_said() {
         "RCPT TO:",
         "RCPT ",
         "DATA ",
-        "BDAT 1 ",
         "RSET ",
         "NOOP ",
         "HELP ",
         "VRFY ",
         "EXPN ",
-        "QUIT ",
         "STARTTLS ",
         "AUTH ",
         "ATRN ",
@@ -46,43 +45,48 @@ fn no_reply_repeats_what_the_peer_said() {
         "",
         "GET / HTTP/1.1 ",
     ] {
-        for argument in &arguments {
-            if (verb.starts_with("EHLO") || verb.starts_with("HELO")) && argument == MARK {
-                continue;
-            }
-            if verb.starts_with("BDAT") {
-                peer = super::session(&world);
+        let mut peer = super::session(&world);
+        for argument in ARGUMENTS {
+            if verb.starts_with("RCPT") {
+                peer.ask("RSET", "250");
+                peer.ask("MAIL FROM:<sender@source.example> SMTPUTF8", "250");
             }
             peer.send(&format!("{verb}{argument}"));
             assert_no_mark(&mut peer);
         }
-        if verb.starts_with("BDAT") {
-            peer = super::session(&world);
-        }
-        if verb == "MAIL FROM:" {
-            peer.ask("RSET", "250");
-            peer.ask("MAIL FROM:<sender@source.example> SMTPUTF8", "250");
+    }
+    // Behind these the session ends.
+    for verb in ["BDAT 1 ", "BDAT ", "QUIT "] {
+        for argument in ARGUMENTS {
+            let mut peer = super::session(&world);
+            peer.send(&format!("{verb}{argument}"));
+            assert_no_mark(&mut peer);
         }
     }
-    // A refused recipient of ours.
-    peer.ask("RSET", "250");
-    for stage in [false, true] {
-        for argument in &arguments[..2] {
-            let mut peer = if stage {
+}
+
+// covers: R5321-2
+#[test]
+fn no_reply_at_the_pullers_port_repeats_what_was_said() {
+    let world = World::start();
+    for is_logged_in in [false, true] {
+        for verb in [
+            "EHLO ",
+            "ATRN ",
+            "AUTH ",
+            "AUTH PLAIN ",
+            "STARTTLS ",
+            "MAIL FROM:",
+            "XYZZY",
+            "HELP ",
+            "RSET ",
+        ] {
+            let mut peer = if is_logged_in {
                 world.relay.odmr_authenticated()
             } else {
                 world.relay.odmr()
             };
-            for verb in [
-                "EHLO <",
-                "ATRN ",
-                "AUTH ",
-                "STARTTLS ",
-                "MAIL FROM:",
-                "XYZZY",
-                "HELP ",
-                "RSET ",
-            ] {
+            for argument in ARGUMENTS {
                 peer.send(&format!("{verb}{argument}"));
                 assert_no_mark(&mut peer);
             }

@@ -70,6 +70,11 @@ fn exactly_one_message_comes_out_or_none() {
         sent.len(),
         VARIANTS.len()
     );
+    eprintln!(
+        "{} variants; {} messages taken, and each is to arrive once",
+        VARIANTS.len(),
+        sent.len()
+    );
     let inside = Inside::offering(Offer::keywords(&["8BITMIME", "SIZE 1000000"]));
     pull(&world, "first", OURS, &inside.target());
     let arrived: Vec<Vec<u8>> = inside
