@@ -10,6 +10,7 @@
 //! * [`tap`]: a line between them that writes down what is said, and can be cut or freeze;
 //! * [`peer`]: one connection in the hands of a test, line by line or octet by octet;
 //! * [`taker`]: the puller, behind the turn, and its answers in the hands of a test;
+//! * [`intruder`]: system calls made by the threads of a running program;
 //! * [`captured`]: a relay that went over to the enemy, and the puller that trusts it;
 //! * [`transcript`]: dialogues from files, played against both machines and both programs;
 //! * [`software`]: other people's mail software, where it is installed;
@@ -30,6 +31,8 @@ pub mod delay;
 pub mod dns;
 pub mod faults;
 pub mod inside;
+#[cfg(target_arch = "x86_64")]
+pub mod intruder;
 pub mod log_lines;
 pub mod lossy;
 pub mod message;

@@ -60,14 +60,17 @@ pub(super) fn has_seccomp() -> bool {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Capability(pub(super) u32);
 
-/// Keeps these of the capabilities that the process has, and loses all others for good.
+/// As the kernel has them: a bit for each.
+pub(super) fn set_of(capabilities: &[Capability]) -> u64 {
+    capabilities
+        .iter()
+        .fold(0, |all, Capability(number)| all | 1_u64 << number)
+}
+
+/// Keeps these of the capabilities that the process has, and loses all others.
 pub(super) fn keep_capabilities(kept: &[Capability]) -> io::Result<()> {
     let (permitted, _) = capabilities()?;
-    let wanted = kept
-        .iter()
-        .fold(0, |all, Capability(number)| all | 1_u64 << number);
-    bound_capabilities(wanted);
-    set_capabilities(permitted & wanted)
+    set_capabilities(permitted & set_of(kept))
 }
 
 /// The capabilities that the process may use, and those that it uses.
@@ -99,9 +102,10 @@ fn set_capabilities(wanted: u64) -> io::Result<()> {
     checked(answer)
 }
 
-/// What no program that is started can have either. Only who may change capabilities can; for others nothing is lost, as
+/// What no program that is started can have either. Only root can say so, while it is root; for others nothing is lost, as
 /// nothing is ever started.
-fn bound_capabilities(wanted: u64) {
+pub(super) fn bound_capabilities(kept: &[Capability]) {
+    let wanted = set_of(kept);
     for number in (0..64_u32).filter(|number| wanted & 1 << number == 0) {
         #[allow(unsafe_code)]
         // SAFETY: this takes numbers only, and numbers that the kernel does not know are refused.

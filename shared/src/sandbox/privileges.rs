@@ -11,7 +11,7 @@ use nix::unistd::{
 };
 
 use super::SandboxConfig;
-use super::kernel::{Capability, capabilities, keep_capabilities};
+use super::kernel::{Capability, bound_capabilities, capabilities, keep_capabilities, set_of};
 
 /// A user with a group.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -134,17 +134,18 @@ fn find_group(name: &str) -> Option<Gid> {
 /// [`PrivilegeError`]
 pub fn drop_privileges(account: Option<Account>) -> Result<(), PrivilegeError> {
     let target = account.unwrap_or_else(Account::own);
+    let kept = if target.uid.is_root() {
+        ROOT_KEEPS
+    } else {
+        &[]
+    };
+    bound_capabilities(kept);
     if let Some(account) = account
         && account != Account::own()
     {
         account.may_be_taken()?;
         become_account(account).map_err(|error| refused(account, error))?;
     }
-    let kept = if target.uid.is_root() {
-        ROOT_KEEPS
-    } else {
-        &[]
-    };
     keep_capabilities(kept).map_err(|error| refused(target, error))?;
     verify(account.is_some(), target, kept)
 }
@@ -180,9 +181,7 @@ fn verify(changed: bool, account: Account, kept: &[Capability]) -> Result<(), Pr
     {
         return Err(said("the way back to root is open"));
     }
-    let wanted = kept
-        .iter()
-        .fold(0, |all, Capability(number)| all | 1_u64 << number);
+    let wanted = set_of(kept);
     let (permitted, effective) = capabilities().map_err(|error| refused(account, error))?;
     if (permitted | effective) & !wanted != 0 {
         return Err(said("capabilities remain"));

@@ -1,6 +1,9 @@
 //! The relay as a process, set up by its own command line.
 
+use std::fs::Permissions;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -44,6 +47,8 @@ impl Tls {
 pub struct Relay {
     process: Option<Process>,
     environment: Vec<(String, String)>,
+    program: PathBuf,
+    user: Option<u32>,
     folder: PathBuf,
     config: PathBuf,
     tls: Tls,
@@ -73,6 +78,8 @@ impl Relay {
         let relay = Self {
             process: None,
             environment: Vec::new(),
+            program: program(RELAY),
+            user: None,
             config: PathBuf::from(text("config")),
             pin: text("pin"),
             tls,
@@ -197,10 +204,39 @@ impl Relay {
     /// The command, with its configuration.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = Command::new(program(RELAY));
+        let mut command = Command::new(&self.program);
         command.arg("--config").arg(&self.config);
         command.envs(self.environment.iter().cloned());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
+    }
+
+    /// Makes another user than root run it from now on, whose are its files. Only for root.
+    ///
+    /// # Panics
+    /// When the files cannot be given away.
+    pub fn run_as(&mut self, user: u32) {
+        // The user may not look into the folder of the build.
+        let program = self.folder.join(RELAY);
+        std::fs::copy(&self.program, &program).expect("a copy of the program");
+        self.program = program;
+        self.user = Some(user);
+        self.open_folders();
+        give_away(&self.folder, user);
+    }
+
+    /// Lets other users into the folders above the relay's files.
+    ///
+    /// # Panics
+    /// When that cannot be changed.
+    pub fn open_folders(&self) {
+        let above = self.folder.parent().expect("a folder above");
+        for folder in [above, &self.folder] {
+            let mode = Permissions::from_mode(0o755);
+            std::fs::set_permissions(folder, mode).expect("a folder for all");
+        }
     }
 
     /// Sets variables of its environment, from its next start on and for every command.
@@ -331,5 +367,15 @@ impl Relay {
 
     fn log_file(&self) -> PathBuf {
         self.folder.with_extension("log")
+    }
+}
+
+fn give_away(path: &Path, user: u32) {
+    chown(path, Some(user), Some(user)).expect("the file can be given away");
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path).expect("the folder can be read");
+        entries
+            .flatten()
+            .for_each(|entry| give_away(&entry.path(), user));
     }
 }

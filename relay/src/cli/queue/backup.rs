@@ -5,7 +5,9 @@ use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 
 use atrn_relay::control::{Client, ClientError, Reply, Request, act_as_owner};
-use atrn_relay::queue::backup::{BackupError, Manifest, Phase, Progress, restore};
+use atrn_relay::queue::backup::{
+    BackupError, Manifest, Passing, Phase, Progress, prepare as prepare_directory, restore,
+};
 use atrn_relay::queue::salvage::{Salvaged, salvage};
 use atrn_shared::cli::{Failure, size};
 use clap::Args;
@@ -62,25 +64,51 @@ impl Backup {
     pub(super) fn run(self, call: &Call, client: &mut Client) -> Result<(), Failure> {
         let to = std::path::absolute(&self.to)
             .map_err(|error| Failure::failed(format!("{}: {error}", self.to.display())))?;
-        let mut made = None;
         let mut bar = Bar::default();
-        let request = Request::Backup { to };
-        let asked = client.ask(&request, |reply| {
-            match reply {
-                Reply::Progress(progress) => bar.show(progress),
-                other => made = Some(other),
-            }
-            Ok::<_, ClientError>(())
-        });
+        let made = match client.is_daemon() {
+            false => ask(client, to, &mut bar),
+            true => through(&call.config()?.data_dir, client, &to, &mut bar),
+        };
         bar.clear();
-        asked.map_err(client_failure)?;
-        match made {
-            Some(Reply::BackedUp(manifest)) => call.output.show(&manifest, |manifest| {
-                format!("Backed up {} to {}.", amount(manifest), self.to.display())
-            }),
-            Some(other) => Err(unexpected(&other)),
-            None => Err(Failure::failed("the relay broke off its answer")),
+        call.output.show(&made?, |manifest| {
+            format!("Backed up {} to {}.", amount(manifest), self.to.display())
+        })
+    }
+}
+
+/// The running relay writes in its own directory only: it makes the backup there, and we carry it on.
+fn through(
+    data_dir: &Path,
+    client: &mut Client,
+    to: &Path,
+    bar: &mut Bar,
+) -> Result<Manifest, Failure> {
+    let failed = |error| Failure::failed(format!("{}: {error}", data_dir.display()));
+    // The relay's idea of where it stands may differ from ours.
+    let data_dir = std::path::absolute(data_dir).map_err(failed)?;
+    act_as_owner(&data_dir).map_err(failed)?;
+    prepare_directory(to).map_err(failure)?;
+    let passing = Passing::through(&data_dir);
+    ask(client, passing.directory().to_owned(), bar)?;
+    passing
+        .carry(to, &mut |progress| bar.goes_on(progress))
+        .map_err(failure)
+}
+
+fn ask(client: &mut Client, to: PathBuf, bar: &mut Bar) -> Result<Manifest, Failure> {
+    let mut made = None;
+    let asked = client.ask(&Request::Backup { to }, |reply| {
+        match reply {
+            Reply::Progress(progress) => bar.show(progress),
+            other => made = Some(other),
         }
+        Ok::<_, ClientError>(())
+    });
+    asked.map_err(client_failure)?;
+    match made {
+        Some(Reply::BackedUp(manifest)) => Ok(manifest),
+        Some(other) => Err(unexpected(&other)),
+        None => Err(Failure::failed("the relay broke off its answer")),
     }
 }
 
