@@ -64,6 +64,7 @@ pub(crate) fn in_turns<const N: usize>(runs: usize, parties: [Run<'_>; N]) -> Re
 /// What figures are counted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
+    Deviations,
     MegabytesPerSecond,
     Kibibytes,
     Mebibytes,
@@ -76,6 +77,7 @@ pub(crate) enum Unit {
 impl Unit {
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Deviations => "σ",
             Self::MegabytesPerSecond => "MB/s",
             Self::Kibibytes => "KiB",
             Self::Mebibytes => "MiB",

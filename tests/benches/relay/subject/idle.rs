@@ -101,7 +101,9 @@ impl Seen {
 fn relay(plan: &Plan, pullers: usize) -> Result<World> {
     let mut world = plan.relay("smtp://127.0.0.1:9", &[DOMAIN]);
     world.relay.configure(|settings| {
-        settings.set("odmr.max_connections", 100_000);
+        settings
+            .set("odmr.max_connections", 100_000)
+            .set("odmr.max_connections_per_account", 100_000);
     });
     let folder = world
         .relay
