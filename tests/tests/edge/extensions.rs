@@ -137,8 +137,7 @@ fn parameters_that_the_corporate_server_does_not_know_are_dropped() {
     assert_eq!(arrived.recipients, ["<user@example.org>"]);
 }
 
-/// Until checks of our own are made, what others found stays as it is (RFC 8601 §5 asks for removal only
-/// where fields of our own are added).
+/// What others found stays as it is: only what claims to be ours is removed (RFC 8601 §5).
 // covers: R5321-19, R8601-1
 #[test]
 fn header_fields_are_left_alone() {
