@@ -109,7 +109,7 @@ fn what_has_no_effect_is_said() {
         ("[sandbox]\nenabled = false", vec![]),
         ("[sandbox]\nenabled = true", vec![ignored("sandbox", 9)]),
         ("[metrics]\nlisten = \"127.0.0.1:9366\"", vec![]),
-        ("[transaction_log]\npath = \"t.log\"\nformat = \"json\"", vec![ignored("transaction_log", 9)]),
+        ("[transaction_log]\npath = \"logs\"\nformat = \"json\"\nrotate = \"100MB\"", Vec::new()),
         ("[limits]\nexempt = [\"192.0.2.1\"]", vec![ignored("limits", 9)]),
         ("[dns]\nservers = [\"192.0.2.1:53\"]", vec![]),
         ("[smtp]\nproxy_protocol = [\"192.0.2.0/24\"]", vec![ignored("proxy_protocol", 10)]),

@@ -112,6 +112,9 @@ impl Current {
 
     /// The first octet, which tells the format; none in an empty file.
     pub(super) fn first(&self) -> io::Result<Option<u8>> {
+        if self.octets == 0 {
+            return Ok(None);
+        }
         self.octet_at(0)
     }
 
