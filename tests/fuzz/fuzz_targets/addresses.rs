@@ -1,3 +1,5 @@
+//! [`atrn_fuzz::addresses`] under libFuzzer.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| atrn_fuzz::addresses(data));
