@@ -112,7 +112,7 @@ fn is_nobody(address: IpAddr) -> bool {
     address.is_unspecified() || address.is_multicast()
 }
 
-/// For the fuzz target: the client and the octets of the header, if these octets begin with one. What [`read`] waits for is
+/// For the fuzz target: the client and the octets of the header, if these octets begin with one. What it waits for is
 /// there or never comes.
 #[must_use]
 pub fn header_in(octets: &[u8]) -> Option<(Option<SocketAddr>, usize)> {

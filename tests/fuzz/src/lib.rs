@@ -5,7 +5,7 @@
 //! runs the latter. A target that is not there yet needs a function here, a line in [`TARGETS`], a file in `fuzz_targets/`
 //! with its entry in `Cargo.toml`, and seeds.
 //!
-//! Most targets read an input as a [`case::Case`]: four octets that say how the rest is used, and the rest.
+//! Most targets read an input as a `Case`: four octets that say how the rest is used, and the rest.
 
 mod case;
 mod client;
