@@ -25,6 +25,13 @@ pub(super) async fn answer(resolver: &MessageAuthenticator, question: SpfQuestio
         (parameters, SpfIdentity::MailFrom)
     };
     let output = resolver.check_host(parameters.into()).await;
+    if output.result() == Checked::TempError {
+        // Trouble is not kept as long as an answer.
+        return Reply {
+            outcome: Outcome::ServersFailed,
+            ttl: 0,
+        };
+    }
     let answer = SpfAnswer {
         result: match output.result() {
             Checked::Pass => SpfResult::Pass,
