@@ -76,6 +76,7 @@ impl Cache {
 /// How long an answer is used; `None`: not at all.
 fn good_for(answer: &Answer<Records>, ttl: Duration) -> Option<Duration> {
     match answer {
+        Answer::Found(_) if answer.is_trouble() => Some(TROUBLE),
         Answer::Found(_) => Some(ttl.clamp(FOUND.0, FOUND.1)),
         Answer::Absent => Some(ttl.clamp(ABSENT.0, ABSENT.1)),
         Answer::Trouble(Trouble::Servers | Trouble::TimedOut) => Some(TROUBLE),

@@ -210,7 +210,7 @@ impl Common {
 impl UnderWay {
     fn note_outcome(&mut self, answer: &Answer<Records>) {
         let health = &mut self.health;
-        if let Answer::Trouble(_) = answer {
+        if answer.is_trouble() {
             health.failed += 1;
             health.last_failure = Some(Timestamp::now());
             self.failures_in_row += 1;

@@ -180,6 +180,15 @@ impl Names {
 }
 
 impl Answer<Records> {
+    /// Whether nobody could say. SPF says so in its own words.
+    fn is_trouble(&self) -> bool {
+        match self {
+            Self::Found(Records::Spf(answer)) => answer.result == SpfResult::TempError,
+            Self::Found(_) | Self::Absent => false,
+            Self::Trouble(_) => true,
+        }
+    }
+
     /// Records of another kind than was asked for are no answer.
     fn without_records<T>(self) -> Answer<T> {
         match self {

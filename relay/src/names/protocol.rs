@@ -279,10 +279,14 @@ fn write_reply(id: u64, Reply { outcome, ttl }: &Reply) -> Vec<u8> {
     frame.octet(kind).number(u64::from(*ttl));
     match outcome {
         Outcome::Found(Records::Pointers(names)) => {
-            frame.list(names, |frame, name| drop(frame.text(name)));
+            frame.list(names, |frame, name| {
+                frame.text(name);
+            });
         }
         Outcome::Found(Records::Addresses(addresses)) => {
-            frame.list(addresses, |frame, address| drop(frame.address(*address)));
+            frame.list(addresses, |frame, address| {
+                frame.address(*address);
+            });
         }
         Outcome::Found(Records::Mx(exchangers)) => frame.list(exchangers, |frame, mx| {
             frame
@@ -290,7 +294,9 @@ fn write_reply(id: u64, Reply { outcome, ttl }: &Reply) -> Vec<u8> {
                 .text(&mx.exchange);
         }),
         Outcome::Found(Records::Txt(texts)) => {
-            frame.list(texts, |frame, text| drop(frame.long(text)));
+            frame.list(texts, |frame, text| {
+                frame.long(text);
+            });
         }
         Outcome::Found(Records::Spf(answer)) => {
             let identity = match answer.identity {
