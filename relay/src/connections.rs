@@ -358,7 +358,7 @@ mod tests {
     fn caps_hold_and_room_comes_back() {
         let connections = connections(LimitsConfig::default());
         let caps = Caps {
-            total: 6,
+            total: 100,
             per_address: Some(2),
         };
         let admit = |from: &str| connections.admit(address(from), caps);
