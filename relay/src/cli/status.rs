@@ -7,6 +7,7 @@ use atrn_relay::control::{Client, DomainStatus, Reply, Request, Status};
 use atrn_relay::limits::LimitsStatus;
 use atrn_relay::names::{Health, State};
 use atrn_relay::queue::Room;
+use atrn_relay::transaction_log::LogState;
 use atrn_shared::cli::{Failure, Table, size};
 use clap::Args;
 use jiff::Timestamp;
@@ -215,6 +216,7 @@ fn describe_activity(status: &Status, activity: &Snapshot, pid: u32, now: Timest
     }
     lines.extend(status.names.as_ref().map(|health| look_ups(health, now)));
     lines.extend(status.limits.as_ref().and_then(held_off));
+    lines.extend(status.transaction_log.as_ref().and_then(not_recorded));
     if let Some(disk) = status.disk {
         lines.push(format!(
             "disk      {} free{}",
@@ -251,6 +253,18 @@ fn look_ups(health: &Health, now: Timestamp) -> String {
     let asked = counted(*asked, "question", "questions");
     let (servers, transport) = (health.servers.join(" "), &health.transport);
     format!("names     {servers} over {transport}, {asked}, {failed} failed, {answered}")
+}
+
+/// A line where the transaction log lacks something.
+fn not_recorded(log: &LogState) -> Option<String> {
+    let mut parts = Vec::new();
+    if let Some(failure) = &log.failure {
+        parts.push(format!("CANNOT BE WRITTEN: {}", shown(failure, 200)));
+    }
+    if log.lost > 0 {
+        parts.push(format!("{} lost", counted(log.lost, "record", "records")));
+    }
+    (!parts.is_empty()).then(|| format!("log       {}", parts.join(", ")))
 }
 
 /// A line where there is anything to say of limits.

@@ -355,6 +355,7 @@ impl Context {
             pid: daemon.map(|_| std::process::id()),
             activity: daemon.map(|daemon| daemon.activity.snapshot()),
             limits: daemon.map(|daemon| daemon.limits.status(&daemon.greylist)),
+            transaction_log: daemon.and_then(|daemon| daemon.log.state()),
             names: daemon.and_then(|daemon| daemon.names.health()),
             leased: leased as u64,
             disk,

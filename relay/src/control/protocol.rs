@@ -13,6 +13,7 @@ use crate::activity::{AccountActivity, ConfigurationState, Snapshot};
 use crate::limits::{BanStatus, LimitsStatus};
 use crate::names::Health;
 use crate::queue::backup::{Manifest, Progress};
+use crate::transaction_log::LogState;
 use crate::queue::{
     Action, Changed, Disk, DomainTotal, Filter, Item, Message, QueueId, Selection, StatsBy,
     StatsRow,
@@ -182,6 +183,9 @@ pub struct Status {
     /// How look-ups go; `None`: they are off.
     #[serde(default)]
     pub names: Option<Health>,
+    /// How the transaction log does; `None`: it is not kept.
+    #[serde(default)]
+    pub transaction_log: Option<LogState>,
     /// Deliveries that sessions hold.
     pub leased: u64,
     /// The disk under the queue; `None` where it does not say, or there is no queue yet.

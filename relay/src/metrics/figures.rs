@@ -14,6 +14,7 @@ use crate::activity::{AccountActivity, Snapshot};
 use crate::control::{AccountStatus, DomainStatus, Status};
 use crate::limits::LimitsStatus;
 use crate::queue::DomainTotal;
+use crate::transaction_log::LogState;
 
 /// All figures as OpenMetrics text.
 pub(super) fn text(status: Status) -> Result<String, fmt::Error> {
@@ -36,6 +37,9 @@ impl Collector for Figures {
         }
         if let Some(limits) = &status.limits {
             write_limits(&mut families, limits)?;
+        }
+        if let Some(log) = &status.transaction_log {
+            write_log(&mut families, log)?;
         }
         families.one(
             "leased_deliveries",
@@ -106,6 +110,28 @@ fn write_activity(families: &mut Families<'_>, activity: &Snapshot) -> fmt::Resu
         "configuration_refused",
         "1 while changed files are not in force because of a mistake",
         &level(is_refused),
+    )
+}
+
+fn write_log(families: &mut Families<'_>, log: &LogState) -> fmt::Result {
+    for (name, help, count) in [
+        (
+            "transaction_log_records",
+            "records of the transaction log that were written",
+            log.records,
+        ),
+        (
+            "transaction_log_lost",
+            "records that it lacks, because it could not be written",
+            log.lost,
+        ),
+    ] {
+        families.one(name, help, &ConstCounter::new(count))?;
+    }
+    families.one(
+        "transaction_log_failing",
+        "1 while it cannot be written",
+        &level(u64::from(log.failure.is_some())),
     )
 }
 

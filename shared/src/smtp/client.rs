@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::address::{ForwardPath, ReversePath};
 use super::bdat;
 use super::data::Encoder;
-use super::exchange::{Exchange, Exchanges};
+use super::exchange::{Exchange, Exchanges, Words};
 use super::extension::Extensions;
 use super::line::Input;
 use super::parameter::{MailParameters, RcptParameters};
@@ -176,7 +176,11 @@ impl Client {
         let Some(Due { awaited, .. }) = self.due.pop_front_if(|due| due.behind <= sent) else {
             return Err(Fault::NotDue(reply));
         };
-        self.exchanges.answered(&reply);
+        let words = match awaited {
+            Awaited::EndOfData => Words::All,
+            _ => Words::OfRefusals,
+        };
+        self.exchanges.answered_with(&reply, words);
         if !is_possible(awaited, &reply) {
             return Err(Fault::Unexpected(awaited, reply));
         }

@@ -47,7 +47,8 @@ pub struct Answer {
     pub code: u16,
     /// The enhanced code.
     pub enhanced: Option<EnhancedCode>,
-    /// The words of a refusal, cut at [`TEXT_OCTETS_MAX`]; those of a yes are not kept.
+    /// The words of a refusal, cut at [`TEXT_OCTETS_MAX`]; those of a yes are kept only where a peer says it to content, as
+    /// they tell what became of it.
     pub text: Cow<'static, str>,
     /// Octets of the reply, about: its first line.
     pub octets: usize,
@@ -100,10 +101,10 @@ fn mechanism(argument: &str) -> &'static str {
 }
 
 impl Answer {
-    fn of(reply: &Reply) -> Self {
+    fn of(reply: &Reply, words: Words) -> Self {
         let is_refusal = reply.is_transient() || reply.is_permanent();
         let text = match reply.lines() {
-            _ if !is_refusal => Cow::Borrowed(""),
+            _ if words == Words::OfRefusals && !is_refusal => Cow::Borrowed(""),
             [Cow::Borrowed(only)] => Cow::Borrowed(cut(only)),
             [Cow::Owned(only)] => Cow::Owned(cut(only).to_owned()),
             _ => Cow::Owned(cut(&reply.text()).to_owned()),
@@ -121,6 +122,14 @@ impl Answer {
 
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT_OCTETS_MAX)]
+}
+
+/// Which words are kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Words {
+    /// Also those of a yes.
+    All,
+    OfRefusals,
 }
 
 /// The pairs of one machine, in the order of what was said.
@@ -186,10 +195,15 @@ impl Exchanges {
 
     /// The oldest reply that is due was given.
     pub(crate) fn answered(&mut self, reply: &Reply) {
+        self.answered_with(reply, Words::OfRefusals);
+    }
+
+    /// The same, with these words of it.
+    pub(crate) fn answered_with(&mut self, reply: &Reply, words: Words) {
         if self.are_kept
             && let Some(said) = self.open.pop_front()
         {
-            let answer = Some(Answer::of(reply));
+            let answer = Some(Answer::of(reply, words));
             self.done.push(Exchange { said, answer });
         }
     }
@@ -256,8 +270,11 @@ mod tests {
         let said = Said::line(line.as_bytes());
         assert_eq!(said.argument.len(), TEXT_OCTETS_MAX);
         let reply = Reply::bare(550, "x".repeat(TEXT_OCTETS_MAX + 1));
-        assert_eq!(Answer::of(&reply).text.len(), TEXT_OCTETS_MAX);
-        assert_eq!(Answer::of(&Reply::bare(250, "yes")).text, "");
+        let of = |reply: &Reply, words| Answer::of(reply, words).text;
+        assert_eq!(of(&reply, Words::OfRefusals).len(), TEXT_OCTETS_MAX);
+        let yes = Reply::bare(250, "yes");
+        assert_eq!(of(&yes, Words::OfRefusals), "");
+        assert_eq!(of(&yes, Words::All), "yes");
     }
 
     #[test]
