@@ -12,7 +12,7 @@ use atrn_shared::cli::{Failure, Table, size};
 use clap::Args;
 use jiff::Timestamp;
 
-use super::units::{counted, elapsed, moment, since};
+use super::units::{counted, elapsed, moment, shown, since};
 use super::{Call, client_failure, open, units};
 
 /// Show how the relay is doing: sessions, totals, queue, the last pull of each account
