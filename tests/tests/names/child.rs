@@ -9,7 +9,7 @@ use atrn_tests::world::World;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{CLIENT, health, hello, hello_from, received_from};
+use super::{CLIENT, health, hello, hello_from, received_from, setup};
 
 /// A process, as /proc shows it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -69,11 +69,11 @@ fn resolver(world: &World) -> Shown {
     found.expect("a resolver")
 }
 
-/// A name server that knows clients of 127.0.5.0/24.
+/// A name server that knows clients of 192.0.5.0/24.
 fn dns() -> Dns {
     let dns = Dns::start();
     for number in 1..=9 {
-        let (address, name) = (format!("127.0.5.{number}"), format!("host{number}.example"));
+        let (address, name) = (format!("192.0.5.{number}"), format!("host{number}.example"));
         dns.ptr(&address, &name);
         dns.a(&name, &address);
     }
@@ -83,15 +83,15 @@ fn dns() -> Dns {
 #[track_caller]
 fn is_verified(world: &World, number: u8) -> bool {
     let name = format!("host{number}.example");
-    let mut peer = hello_from(world, &format!("127.0.5.{number}"), &name);
+    let mut peer = hello_from(world, &format!("192.0.5.{number}"), &name);
     let received = received_from(world, &mut peer);
-    received.ends_with(&format!("({name} [127.0.5.{number}])"))
+    received.ends_with(&format!("({name} [192.0.5.{number}])"))
 }
 
 #[test]
 fn the_kernel_holds_the_resolver() {
     let dns = dns();
-    let world = World::setup().dns(&dns).start();
+    let world = setup(&dns).start();
     assert!(is_verified(&world, 1));
     let (guardian, resolver) = (guardian(&world), resolver(&world));
     // It has a filter on its system calls and can get no more rights.
@@ -117,7 +117,7 @@ fn the_kernel_holds_the_resolver() {
 #[test]
 fn the_resolver_has_nothing_of_the_relay() {
     let dns = dns();
-    let mut world = World::setup().dns(&dns).start();
+    let mut world = setup(&dns).start();
     world.relay.stop();
     world
         .relay
@@ -145,7 +145,7 @@ fn the_resolver_has_nothing_of_the_relay() {
 #[test]
 fn a_resolver_that_dies_comes_back_and_mail_goes_on() {
     let dns = dns();
-    let world = World::setup().dns(&dns).start();
+    let world = setup(&dns).start();
     assert!(is_verified(&world, 1));
     let first = resolver(&world);
     first.kill();
@@ -164,7 +164,7 @@ fn a_resolver_that_dies_comes_back_and_mail_goes_on() {
 #[test]
 fn without_its_guardian_there_are_no_names_but_mail() {
     let dns = dns();
-    let world = World::setup().dns(&dns).start();
+    let world = setup(&dns).start();
     assert!(is_verified(&world, 1));
     let (guardian, resolver) = (guardian(&world), resolver(&world));
     guardian.kill();
@@ -179,7 +179,7 @@ fn without_its_guardian_there_are_no_names_but_mail() {
 fn nobody_is_left_when_the_relay_ends() {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let dns = dns();
-        let mut world = World::setup().dns(&dns).start();
+        let mut world = setup(&dns).start();
         assert!(is_verified(&world, 1));
         let (guardian, resolver) = (guardian(&world), resolver(&world));
         // To the relay alone, not to its group as a service manager would.
@@ -196,7 +196,7 @@ fn nobody_is_left_when_the_relay_ends() {
 #[test]
 fn names_are_there_until_the_relay_is_gone() {
     let dns = dns();
-    let world = World::setup().dns(&dns).start();
+    let world = setup(&dns).start();
     assert!(is_verified(&world, 1));
     let (guardian, resolver) = (guardian(&world), resolver(&world));
     // As a terminal or a service manager does to every process at once.

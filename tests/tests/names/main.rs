@@ -8,28 +8,38 @@ mod trouble;
 
 use std::time::{Duration, Instant};
 
+use atrn_tests::dns::Dns;
 use atrn_tests::message::stuffed;
 use atrn_tests::peer::Peer;
-use atrn_tests::world::World;
+use atrn_tests::world::{Setup, World};
 
 /// What the client of the tests calls itself.
 const CLIENT: &str = "client.source.example";
-/// Its address: everything is on loopback.
-const ADDRESS: &str = "127.0.0.1";
+/// Its address.
+const ADDRESS: &str = "192.0.2.1";
+
+/// A relay that asks a name server of the tests. Its clients come through a load balancer, which says where they are from: the
+/// names of loopback are asked of nobody (RFC 6761 §6.3).
+fn setup(dns: &Dns) -> Setup {
+    balanced().dns(dns)
+}
+
+/// The same, without names.
+fn balanced() -> Setup {
+    World::setup().relay("smtp.proxy_protocol", vec!["127.0.0.1"])
+}
 
 /// A connection that has said hello.
 #[track_caller]
 fn hello(world: &World, name: &str) -> Peer {
-    let mut peer = world.relay.smtp();
-    peer.ehlo(name);
-    peer
+    hello_from(world, ADDRESS, name)
 }
 
-/// The same, from another address of loopback.
+/// The same, from another address.
 #[track_caller]
 fn hello_from(world: &World, address: &str, name: &str) -> Peer {
-    let source = address.parse().expect("an address");
-    let mut peer = Peer::connect_from(source, world.relay.smtp_address());
+    let mut peer = Peer::connect(world.relay.smtp_address());
+    peer.send(&format!("PROXY TCP4 {address} 127.0.0.1 40000 25"));
     peer.expect("220 ");
     peer.ehlo(name);
     peer
