@@ -139,7 +139,10 @@ impl Thread {
         };
         ptrace::setregs(self.id, registers).expect("other registers");
         ptrace::step(self.id, None).expect("a step");
-        wait_for_stop(self.id).expect("the thread comes back");
+        // With anything else in between it would be somewhere else.
+        let stopped = waitpid(self.id, Some(WaitPidFlag::__WALL)).expect("the thread comes back");
+        let expected = WaitStatus::Stopped(self.id, Signal::SIGTRAP);
+        assert_eq!(stopped, expected, "system call {number}");
         let answer = ptrace::getregs(self.id)
             .expect("registers")
             .rax

@@ -9,11 +9,10 @@ use atrn_relay::config::RelayConfig;
 use atrn_relay::control::{Client, DomainStatus, Status};
 use atrn_shared::cli::{ExitCode, Failure, Output};
 use atrn_shared::config::{ConfigErrors, Loaded, reason};
-use atrn_shared::sandbox::{Account, Enforcement, kernel_lacks};
 use atrn_shared::tls::Identity;
 use clap::Args;
 use jiff::{Timestamp, ToSpan};
-use nix::unistd::{AccessFlags, access, geteuid};
+use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
 use super::units::{counted, moment, since};
@@ -218,33 +217,6 @@ impl Findings {
             );
         }
         self.ok("data_dir", shown.to_string());
-    }
-
-    /// What the start would say of it. `check --sandbox` tries it.
-    fn sandbox(&mut self, config: &RelayConfig) {
-        let settings = &config.sandbox;
-        if let Err(error) = Account::of(settings) {
-            self.problem("sandbox", error.to_string());
-        }
-        if geteuid().is_root() && settings.user.is_none() {
-            self.warning(
-                "sandbox",
-                "a relay that root starts stays root; name a user of its own: [sandbox] user = \"atrn-relay\"".to_owned(),
-            );
-        }
-        let lacking = kernel_lacks().join(" and ");
-        let lacks = !lacking.is_empty();
-        match settings.enforcement {
-            Enforcement::Off => self.warning("sandbox", "switched off".to_owned()),
-            Enforcement::BestEffort if lacks => {
-                self.warning("sandbox", format!("this kernel lacks {lacking}"));
-            }
-            Enforcement::Required if lacks => self.problem(
-                "sandbox",
-                format!("this kernel lacks {lacking}; enabled = \"best-effort\" runs with what there is"),
-            ),
-            _ => self.ok("sandbox", "this kernel can enforce it".to_owned()),
-        }
     }
 
     /// The relay makes it, if it may.

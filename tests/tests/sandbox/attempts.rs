@@ -59,19 +59,25 @@ pub(crate) fn sockets(thread: &mut Thread) -> Vec<Tried> {
 pub(crate) fn turned(thread: &mut Thread, socket: u64) -> Vec<Tried> {
     let address = loopback(thread, 9);
     let octet = thread.put(&[0]);
-    let fast_open = u64::from(MSG_FASTOPEN.cast_unsigned());
-    vec![
+    let to_somebody = thread.call(SYS_sendto, &[socket, octet, 1, 0, address, 16]);
+    let mut tried = vec![
         ("connect", thread.call(SYS_connect, &[socket, address, 16])),
-        (
-            "TCP Fast Open",
-            thread.call(SYS_sendto, &[socket, octet, 1, fast_open, address, 16]),
-        ),
-        (
-            "send to somebody",
-            thread.call(SYS_sendto, &[socket, octet, 1, 0, address, 16]),
-        ),
+        ("send to somebody", to_somebody),
         ("sendmsg", thread.call(SYS_sendmsg, &[socket, 0, 0])),
         ("recvmsg", thread.call(SYS_recvmsg, &[socket, 0, 0])),
+    ];
+    tried.extend(turned_to_serve(thread, socket));
+    tried
+}
+
+/// A socket that may be connected, in other ways than that one.
+pub(crate) fn turned_to_serve(thread: &mut Thread, socket: u64) -> Vec<Tried> {
+    let address = loopback(thread, 9);
+    let octet = thread.put(&[0]);
+    let fast_open = u64::from(MSG_FASTOPEN.cast_unsigned());
+    let arguments = [socket, octet, 1, fast_open, address, 16];
+    vec![
+        ("TCP Fast Open", thread.call(SYS_sendto, &arguments)),
         ("bind", thread.call(SYS_bind, &[socket, address, 16])),
         ("listen", thread.call(SYS_listen, &[socket, 1])),
     ]

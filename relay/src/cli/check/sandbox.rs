@@ -1,14 +1,50 @@
-//! `check --sandbox`: the same walls as around the relay, tried from inside.
+//! The sandbox: whether it can be put up here, and, for `check --sandbox`, the same walls as around the relay, tried from inside.
 
-use std::env;
+use std::os::unix::fs::MetadataExt as _;
+use std::{env, fs};
 
 use atrn_relay::config::RelayConfig;
 use atrn_relay::sandbox;
 use atrn_shared::cli::{Failure, Output};
-use atrn_shared::sandbox::{Account, Attempt, InForce, Probe};
+use atrn_shared::sandbox::{Account, Attempt, Enforcement, InForce, Probe, kernel_lacks};
+use nix::unistd::geteuid;
 use serde::Serialize;
 
+use super::Findings;
 use crate::cli::Call;
+
+impl Findings {
+    /// What the start would say of it. `check --sandbox` tries it.
+    pub(super) fn sandbox(&mut self, config: &RelayConfig) {
+        let settings = &config.sandbox;
+        if let Err(error) = Account::of(settings) {
+            self.problem("sandbox", error.to_string());
+        }
+        // The service may have a user of its own, to whom its data belongs, and only we be root.
+        let is_roots = fs::metadata(&config.data_dir).is_ok_and(|data_dir| data_dir.uid() == 0);
+        if geteuid().is_root() && is_roots && settings.user.is_none() {
+            self.warning(
+                "sandbox",
+                "a relay that root starts stays root; name a user of its own: [sandbox] user = \"atrn-relay\"".to_owned(),
+            );
+        }
+        let lacking = kernel_lacks().join(" and ");
+        let lacks = !lacking.is_empty();
+        match settings.enforcement {
+            Enforcement::Off => self.warning("sandbox", "switched off".to_owned()),
+            Enforcement::BestEffort if lacks => {
+                self.warning("sandbox", format!("this kernel lacks {lacking}"));
+            }
+            Enforcement::Required if lacks => self.problem(
+                "sandbox",
+                format!(
+                    "this kernel lacks {lacking}; enabled = \"best-effort\" runs with what there is"
+                ),
+            ),
+            _ => self.ok("sandbox", "this kernel can enforce it".to_owned()),
+        }
+    }
+}
 
 /// What is printed.
 #[derive(Serialize)]
