@@ -36,12 +36,17 @@ fn under_stress_patience_is_short_and_then_it_is_not() {
     // Those that said nothing before it began have less time from now on as well: until there is room.
     let last = greeted(&world, "203.0.113.3");
     wait_until("the stress is over", || times_logged(&world, ENDS) == 1);
-    let gone = idle.iter_mut().filter_map(|peer| {
-        peer.send("NOOP");
-        let line = peer.line();
-        line.starts_with("421").then_some(line)
-    });
-    assert_eq!(gone.collect::<Vec<_>>(), ["421 4.4.2 Timeout, closing"; 2]);
+    let lines: Vec<String> = idle
+        .iter_mut()
+        .map(|peer| {
+            peer.send("NOOP");
+            peer.line()
+        })
+        .collect();
+    let gone = lines
+        .iter()
+        .filter(|line| *line == "421 4.4.2 Timeout, closing");
+    assert!(gone.count() >= 2, "{lines:?}");
     drop(last);
     assert_eq!(times_logged(&world, BEGINS), 1);
     let after = limits(&world);
