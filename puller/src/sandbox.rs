@@ -7,16 +7,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use atrn_shared::cli::{ExitCode, Failure};
+use atrn_shared::cli::Failure;
 use atrn_shared::config::{ConfigErrors, Problem};
 use atrn_shared::directory;
 use atrn_shared::sandbox::{self, Account, InForce, Rules, SocketKind, State, directories_of};
+use nix::errno::Errno;
 use tracing::{info, warn};
 
 use crate::config::{HandoverConfig, PullerConfig, Target};
+use crate::status::cannot_be_written;
 
 /// The port of name servers: answers that are too long for UDP come over TCP.
 const DNS_PORT: u16 = 53;
@@ -52,14 +53,11 @@ pub(crate) fn enter(config: &PullerConfig, main: &Path) -> Result<Confined, Fail
 /// What is written to must be there: rules are about what exists.
 fn prepare(config: &PullerConfig, account: Option<Account>) -> Result<(), Failure> {
     let data_dir = &config.data_dir;
-    let failed = |error: io::Error| {
-        let text = format!(
-            "data_dir {} cannot be written: {error}; make it for the user that runs atrn-puller",
-            data_dir.display()
-        );
-        Failure::new(ExitCode::Config, text)
+    let made = match data_dir.metadata() {
+        Ok(there) if !there.is_dir() => Err(Errno::ENOTDIR.into()),
+        _ => directory::make_durable(data_dir),
     };
-    directory::make_durable(data_dir).map_err(failed)?;
+    made.map_err(|error| cannot_be_written(data_dir, &error))?;
     if let Some(account) = account
         && Account::own().uid.is_root()
     {

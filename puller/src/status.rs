@@ -253,7 +253,7 @@ impl StatusFiles {
 /// No relay's name has such an end.
 const DAEMON_FILE: &str = "daemon.sandbox";
 
-fn cannot_be_written(data_dir: &Path, error: &io::Error) -> Failure {
+pub(crate) fn cannot_be_written(data_dir: &Path, error: &io::Error) -> Failure {
     let text = format!(
         "data_dir {} cannot be written: {error}; make it for the user that runs atrn-puller",
         data_dir.display()

@@ -1,6 +1,6 @@
 //! What the process that holds mail may still do once it runs: answer who connects, read its settings, write its data.
 //!
-//! The order of the start is that of [`prepare`], binding, [`enter`], and only then the queue and the threads. Before [`enter`] nothing has been
+//! The order of the start is that of binding ports, [`prepare`], the admin's socket, [`enter`], and only then the queue and the threads. Before [`enter`] nothing has been
 //! taken from the network; after it no socket can be made, whatever code runs.
 
 use std::collections::BTreeSet;
@@ -58,7 +58,10 @@ pub struct Confined {
 /// # Errors
 /// [`StartError`]
 pub fn prepare(config: &RelayConfig, account: Option<Account>) -> Result<(), StartError> {
-    for directory in written(config) {
+    let data_dir = &config.data_dir;
+    // The log makes its own where that is within: a start that fails leaves nothing behind.
+    let directories = written(config).into_iter();
+    for directory in directories.filter(|each| each == data_dir || !each.starts_with(data_dir)) {
         directory::make_durable(&directory).map_err(|source| StartError::Directory {
             path: directory.clone(),
             source,
@@ -116,7 +119,8 @@ pub fn report(confined: &Confined, config: &RelayConfig, main: &Path) -> Result<
         let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
         let files = entries.map(|entry| entry.path());
         for path in files.chain([directory]) {
-            if !path.is_symlink() && !can(&path, AccessFlags::W_OK) {
+            let is_ours = path.exists() && !path.is_symlink();
+            if is_ours && !can(&path, AccessFlags::W_OK) {
                 let uid = in_force.uid;
                 return Err(StartError::NotWritable { path, uid });
             }

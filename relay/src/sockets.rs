@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::config::RelayConfig;
 use crate::control;
 use crate::names::Resolver;
+use crate::sandbox::{self, StartError};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -38,6 +39,9 @@ pub enum BindError {
     /// It cannot be made as the user that the relay will be.
     #[error(transparent)]
     User(#[from] PrivilegeError),
+    /// The directories, or whose they are to be.
+    #[error(transparent)]
+    Start(#[from] StartError),
 }
 
 fn hint(error: &std::io::Error) -> &'static str {
@@ -84,10 +88,16 @@ impl Sockets {
 /// # Errors
 /// [`BindError`] for the first address that cannot be had.
 pub fn bind(config: &RelayConfig, account: Option<Account>) -> Result<Sockets, BindError> {
+    let smtp = all(SMTP, &config.smtp.listen).collect::<Result<_, _>>()?;
+    let odmr = all(ODMR, &config.odmr.listen).collect::<Result<_, _>>()?;
+    let metrics = all(METRICS, config.metrics.as_slice()).collect::<Result<_, _>>()?;
+    // Before anything is handed over that another relay works on.
+    control::refuse_second(&config.data_dir)?;
+    sandbox::prepare(config, account)?;
     Ok(Sockets {
-        smtp: all(SMTP, &config.smtp.listen).collect::<Result<_, _>>()?,
-        odmr: all(ODMR, &config.odmr.listen).collect::<Result<_, _>>()?,
-        metrics: all(METRICS, config.metrics.as_slice()).collect::<Result<_, _>>()?,
+        smtp,
+        odmr,
+        metrics,
         control: acting_as(account, || control::bind(&config.data_dir))??,
         resolver: None,
     })

@@ -58,7 +58,6 @@ impl RunCommand {
 fn confine(config: &RelayConfig, main: &Path) -> Result<(Sockets, Confined), Failure> {
     let account =
         Account::of(&config.sandbox).map_err(|error| Failure::failed(error.to_string()))?;
-    sandbox::prepare(config, account).map_err(|error| Failure::failed(error.to_string()))?;
     let sockets = atrn_relay::bind(config, account);
     let mut sockets = sockets.map_err(|error| Failure::failed(error.to_string()))?;
     sockets.resolver = start_resolver(config, account)?;

@@ -17,6 +17,7 @@ pub use client::{Client, ClientError, act_as_owner};
 pub use protocol::{
     AccountStatus, Asked, DomainStatus, Ending, ErrorKind, Refused, Reply, Request, Status, VERSION,
 };
+pub(crate) use server::refuse_second;
 pub use server::{BindError, bind, serve};
 
 use std::path::{Path, PathBuf};

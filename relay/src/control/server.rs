@@ -37,6 +37,18 @@ pub enum BindError {
     },
 }
 
+/// Whether nobody answers on the socket.
+///
+/// # Errors
+/// [`BindError::Running`]
+pub(crate) fn refuse_second(data_dir: &Path) -> Result<(), BindError> {
+    let path = socket_path(data_dir);
+    match UnixStream::connect(&path) {
+        Ok(_) => Err(BindError::Running(path)),
+        Err(_) => Ok(()),
+    }
+}
+
 /// Makes the socket, and `data_dir` where it is missing. One that a killed relay left behind is replaced.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ mod session;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -267,6 +267,17 @@ impl Inside {
             Place::Tcp(address) => format!("smtp://{address}"),
             Place::Unix(path) => format!("lmtp+unix:{}", path.display()),
         }
+    }
+
+    /// An SMTP server on the same port of another address of this host: a puller that runs may go there too.
+    ///
+    /// # Panics
+    /// When somebody has that port.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let address = (Ipv4Addr::new(127, 0, 0, 2), self.address().port());
+        let listener = TcpListener::bind(address).expect("the same port");
+        Self::listening(listener, Offer::default())
     }
 
     /// Its TCP address.

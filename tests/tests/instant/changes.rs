@@ -1,6 +1,5 @@
 //! Settings that change under a session that waits, on both sides.
 
-use atrn_tests::inside::Inside;
 use atrn_tests::message::{self, Message};
 use atrn_tests::process::wait_until;
 use atrn_tests::tap::End;
@@ -99,7 +98,7 @@ fn other_changes_at_the_relay_are_not_felt() {
 fn new_settings_of_the_puller_count_soon() {
     for (what, mut stage) in both() {
         let sent = stage.sent;
-        let other = Inside::smtp();
+        let other = stage.inside.beside();
         stage.world.puller.set_target(&other.target());
         wait_until("the settings are read", || {
             stage.world.puller.log().contains("configuration reloaded")
