@@ -3,12 +3,12 @@
 
 /// What they seem to be. Asked with what has come so far of the first line, and again when there is more of it.
 pub(super) fn protocol(octets: &[u8]) -> Option<&'static str> {
-    let begins = |word: &&str| {
+    let begins = |word: &str| {
         let verb = octets.get(..word.len());
         verb.is_some_and(|verb| verb.eq_ignore_ascii_case(word.as_bytes()))
             && octets.get(word.len()) == Some(&b' ')
     };
-    if HTTP.iter().any(|verb| begins(&verb)) {
+    if HTTP.iter().any(|verb| begins(verb)) {
         return Some("HTTP");
     }
     match octets {
