@@ -20,6 +20,7 @@ pub mod guessable;
 pub mod limits;
 mod metrics;
 pub mod names;
+mod parts;
 mod provider;
 mod proxy;
 pub mod queue;
@@ -33,30 +34,24 @@ pub mod transaction_log;
 
 pub use sockets::{BindError, Sockets, bind, unavailable};
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use atrn_shared::config::{Live, Watch, WatchError};
+use atrn_shared::config::{Watch, WatchError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::activity::{Activity, Listening};
-use crate::audit::Audit;
-use crate::closing::{Closing, Source};
+use crate::activity::Listening;
+use crate::audit::Remembered;
 use crate::connections::{Connections, Service};
-use crate::edge::{Edge, Verifier};
-use crate::expiry::Expiry;
-use crate::limits::{Greylist, Limits};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::names::Names;
-use crate::provider::Provider;
+use crate::parts::Parts;
 use crate::queue::Store;
 use crate::reload::Reload;
 use crate::sandbox::Confined;
 use crate::settings::Settings;
-use crate::transaction_log::TransactionLog;
 
 /// How long sessions have at a shutdown to say 421 and end.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(8);
@@ -77,97 +72,28 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`] when it cannot start. What goes wrong later is logged, and the daemon goes on.
 pub async fn run(
-    mut settings: Settings,
+    settings: Settings,
     mut sockets: Sockets,
     store: Store,
     confined: Confined,
 ) -> Result<(), RunError> {
     let signals = Signals::catch()?;
     let watch = Watch::start(settings.watched_files())?;
-    let activity = Activity::new();
-    let limits = Limits::new(settings.config.limits.clone());
-    let greylist = Greylist::open(&settings.config.data_dir);
-    let (audit, remembered) = Audit::start(&settings.config.data_dir);
-    settings.accounts.keep_decoys(remembered.decoy_key.as_ref());
-    let config = &settings.config;
-    let log = TransactionLog::start(&config.transaction_log, &config.data_dir, &config.hostname);
-    let live = Live::new(settings);
+    let (parts, remembered) = Parts::build(settings, store, sockets.resolver.take())?;
+    parts.activity.confined(confined.in_force.clone());
     let shutdown = CancellationToken::new();
     let sessions = TaskTracker::new();
-    let names = match sockets.resolver.take() {
-        Some(resolver) => resolver.start()?,
-        None => Names::off(),
-    };
-    let edge = Edge {
-        settings: live.clone(),
-        store: store.clone(),
-        activity: activity.clone(),
-        limits: limits.clone(),
-        greylist: greylist.clone(),
-        verifier: Verifier::new(names.clone()),
-        names: names.clone(),
-        log: log.clone(),
-        audit: audit.clone(),
-    };
-    let closing = Closing::new(
-        store.clone(),
-        Source::Daemon(live.clone(), activity.clone()),
-        log.clone(),
-    );
-    let provider = Provider::new(
-        live.clone(),
-        store.clone(),
-        closing.clone(),
-        activity.clone(),
-        limits.clone(),
-        audit.clone(),
-    )
-    .remembering(remembered)
-    .recording(log.clone());
-    let expiry = Expiry {
-        store: store.clone(),
-        closing,
-        settings: live.clone(),
-        log: log.clone(),
-    };
-
-    let listening = Listening {
-        smtp: sockets.smtp_addresses(),
-        odmr: sockets.odmr_addresses(),
-    };
-    let (smtp, odmr) = (joined(&listening.smtp), joined(&listening.odmr));
-    activity.listening(listening);
-    activity.confined(confined.in_force.clone());
     let everybody = Everybody {
         sessions: &sessions,
         shutdown: &shutdown,
-        limits: &limits,
+        limits: &parts.limits,
     };
-    everybody.serve(&edge, sockets.smtp)?;
-    everybody.serve(&provider, sockets.odmr)?;
-    sessions.spawn(expiry.run(shutdown.clone()));
-    sessions.spawn(limits.clone().tidy(shutdown.clone()));
-    sessions.spawn(greylist.clone().keep(shutdown.clone()));
-    let context = control::Context::daemon(
-        store,
-        control::Daemon {
-            settings: live.clone(),
-            activity: activity.clone(),
-            limits: limits.clone(),
-            greylist: greylist.clone(),
-            names,
-            log,
-            reload: reload_trigger(&watch),
-        },
-    );
-    everybody.serve_monitors(context.clone(), sockets.metrics)?;
-    sessions.spawn(control::serve(sockets.control, context, shutdown.clone()));
-    info!(%smtp, %odmr, "ready");
+    everybody.serve_all(&parts, remembered, sockets, &watch)?;
 
     let reload = Reload {
-        settings: live,
-        activity,
-        limits,
+        settings: parts.settings,
+        activity: parts.activity,
+        limits: parts.limits,
         confined,
     };
     supervise(signals, watch, &reload).await;
@@ -182,7 +108,7 @@ pub async fn run(
             "sessions did not end in time; their mail stays with the sender, or queued"
         );
     }
-    audit.close();
+    parts.audit.close();
     info!("stopped");
     Ok(())
 }
@@ -195,6 +121,36 @@ struct Everybody<'a> {
 }
 
 impl Everybody<'_> {
+    /// Serves on all sockets, and by the clock.
+    fn serve_all(
+        &self,
+        parts: &Parts,
+        remembered: Remembered,
+        sockets: Sockets,
+        watch: &Watch,
+    ) -> std::io::Result<()> {
+        let listening = Listening {
+            smtp: sockets.smtp_addresses(),
+            odmr: sockets.odmr_addresses(),
+        };
+        let (smtp, odmr) = (joined(&listening.smtp), joined(&listening.odmr));
+        parts.activity.listening(listening);
+        self.serve(&parts.edge(), sockets.smtp)?;
+        self.serve(&parts.provider(remembered), sockets.odmr)?;
+        let shutdown = || self.shutdown.clone();
+        self.sessions.spawn(parts.expiry().run(shutdown()));
+        self.sessions.spawn(parts.limits.clone().tidy(shutdown()));
+        self.sessions.spawn(parts.greylist.clone().keep(shutdown()));
+        let trigger = watch.trigger();
+        // As a changed file does.
+        let context = parts.control(move || trigger.pull());
+        self.serve_monitors(context.clone(), sockets.metrics)?;
+        self.sessions
+            .spawn(control::serve(sockets.control, context, shutdown()));
+        info!(%smtp, %odmr, "ready");
+        Ok(())
+    }
+
     /// Serves whoever connects to these.
     fn serve<S: Service>(
         &self,
@@ -230,12 +186,6 @@ impl Everybody<'_> {
 fn joined(addresses: &[std::net::SocketAddr]) -> String {
     let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     texts.join(",")
-}
-
-/// For the control socket: as a changed file does.
-fn reload_trigger(watch: &Watch) -> Arc<dyn Fn() + Send + Sync> {
-    let trigger = watch.trigger();
-    Arc::new(move || trigger.pull())
 }
 
 /// What the daemon is told from outside. Caught before it says that it is ready: whoever read that may send one.

@@ -138,8 +138,7 @@ fn udp_and_unix_sockets_are_for_who_asks_for_them() {
     let udp = || UdpSocket::bind("127.0.0.1:0").is_ok();
     assert!(confined(rules(&[SocketKind::UdpBound]), udp));
     assert!(!confined(rules(&[SocketKind::Udp]), udp));
-    let there = path.clone();
-    let unix = move || UnixStream::connect(there).is_ok();
+    let unix = move || UnixStream::connect(path).is_ok();
     assert!(confined(rules(&[SocketKind::Unix]), unix.clone()));
     assert!(!confined(rules(&[SocketKind::Tcp, SocketKind::Udp]), unix));
     let tcp = || TcpStream::connect("127.0.0.1:1").unwrap_err().kind();

@@ -295,23 +295,23 @@ fn tls_begins_the_session_anew() {
     assert_eq!(desk.code("AUTH EXTERNAL ="), 503);
 }
 
-fn cram_md5_client() -> crate::sasl::Client {
-    let credentials = crate::sasl::ClientCredentials {
+fn cram_md5_client() -> sasl::Client {
+    let credentials = sasl::ClientCredentials {
         user: "corp".into(),
         secret: Some("pencil".into()),
         remembered: Default::default(),
         certificate: false,
     };
-    let settings = crate::sasl::ClientSettings {
+    let settings = sasl::ClientSettings {
         credentials,
         weakest: Mechanism::CramMd5,
     };
-    let context = crate::sasl::ClientContext {
+    let context = sasl::ClientContext {
         tls: false,
         channel_binding: None,
         nonce: fresh().nonce,
     };
-    crate::sasl::Client::choose(&[Mechanism::CramMd5], &settings, &context).unwrap()
+    sasl::Client::choose(&[Mechanism::CramMd5], &settings, &context).unwrap()
 }
 
 /// Whoever limits checks knows the user before anything is checked, and as the check will.
