@@ -211,12 +211,7 @@ fn describe_activity(status: &Status, activity: &Snapshot, pid: u32, now: Timest
             )
         ),
     ];
-    if let Some(sandbox) = &activity.sandbox {
-        lines.push(format!("sandbox   {sandbox}"));
-    }
-    lines.extend(status.names.as_ref().map(|health| look_ups(health, now)));
-    lines.extend(status.limits.as_ref().and_then(held_off));
-    lines.extend(status.transaction_log.as_ref().and_then(not_recorded));
+    lines.extend(conditions(status, activity, now));
     if let Some(disk) = status.disk {
         lines.push(format!(
             "disk      {} free{}",
@@ -238,6 +233,20 @@ fn describe_activity(status: &Status, activity: &Snapshot, pid: u32, now: Timest
         ));
     }
     lines.join("\n") + "\n"
+}
+
+/// Under what it works: a line each, where there is anything to say.
+fn conditions(
+    status: &Status,
+    activity: &Snapshot,
+    now: Timestamp,
+) -> impl Iterator<Item = String> {
+    let sandbox = activity.sandbox.as_ref();
+    let sandbox = sandbox.map(|held| format!("sandbox   {held}"));
+    let names = status.names.as_ref().map(|health| look_ups(health, now));
+    let limits = status.limits.as_ref().and_then(held_off);
+    let log = status.transaction_log.as_ref().and_then(not_recorded);
+    [sandbox, names, limits, log].into_iter().flatten()
 }
 
 /// Whether names can be looked up.

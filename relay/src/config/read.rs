@@ -89,6 +89,7 @@ impl SmtpConfig {
             greylist: section.or("greylist", default.greylist, greylist),
             proxy_protocol: section.list_or("proxy_protocol", default.proxy_protocol, network),
         };
+        section.note_repeated("dnsbl", &config.dnsbl);
         config
     }
 }

@@ -101,13 +101,10 @@ fn a_name_or_a_certificate_stands_for_one_account() {
 
 #[test]
 fn what_has_no_effect_is_said() {
-    let ignored = |key: &str, line| {
-        format!("relay.toml:{line}: {key}: not available in this version, ignored")
-    };
     for (more, expected) in [
         ("", vec![]),
         ("[sandbox]\nenabled = false", vec![]),
-        ("[sandbox]\nenabled = true", vec![ignored("sandbox", 9)]),
+        ("[sandbox]\nenabled = true", vec![]),
         ("[metrics]\nlisten = \"127.0.0.1:9366\"", vec![]),
         ("[transaction_log]\npath = \"logs\"\nformat = \"json\"\nrotate = \"100MB\"", Vec::new()),
         ("[limits]\nexempt = [\"192.0.2.1\"]", vec![]),

@@ -60,18 +60,20 @@ pub(super) fn resolve(settings: &Settings) -> io::Result<ExitCode> {
         .enable_io()
         .enable_time()
         .build()?;
-    runtime.block_on(answer_all(socket.into(), resolver, settings.limit))?;
+    runtime.block_on(answer_all(socket, resolver, settings.limit))?;
     Ok(ExitCode::from(ending::NO_PARENT))
 }
 
 /// The one place where the walls go up. No file is open to it, not even for reading; of the network, the ports of the name servers.
 fn enclose(settings: &Settings) -> Result<InForce, SandboxError> {
-    let mut rules = Rules::default();
-    rules.connect = settings.servers.iter().map(SocketAddr::port).collect();
-    rules.sockets = match settings.transport {
-        Transport::Tcp => [SocketKind::Tcp].into(),
-        // Answers come to a port that is chosen at random, and bound.
-        Transport::Udp => [SocketKind::Tcp, SocketKind::UdpBound].into(),
+    let rules = Rules {
+        connect: settings.servers.iter().map(SocketAddr::port).collect(),
+        sockets: match settings.transport {
+            Transport::Tcp => [SocketKind::Tcp].into(),
+            // Answers come to a port that is chosen at random, and bound.
+            Transport::Udp => [SocketKind::Tcp, SocketKind::UdpBound].into(),
+        },
+        ..Rules::default()
     };
     confine(settings.confinement.enforcement, &rules)
 }

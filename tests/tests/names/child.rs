@@ -1,11 +1,15 @@
 //! The resolver child itself: what it may do, what happens when it dies, and with whom.
 
 use std::fs;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use atrn_tests::dns::Dns;
+use atrn_tests::intruder;
 use atrn_tests::process::wait_until;
 use atrn_tests::world::World;
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -112,6 +116,94 @@ fn the_kernel_holds_the_resolver() {
             assert!(ids.iter().all(|id| id != "0"), "{ids:?}");
         }
     }
+}
+
+/// As somebody would try who runs code in it.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_captured_resolver_reaches_name_servers_and_nothing_else() {
+    if !nix::unistd::geteuid().is_root() {
+        let required = std::env::var("ATRN_REQUIRE_INTEROP").is_ok_and(|value| value == "1");
+        assert!(!required, "this test is for root (ATRN_REQUIRE_INTEROP=1)");
+        eprintln!("SKIPPED: only root can get into the resolver");
+        return;
+    }
+    let dns = dns();
+    let world = setup(&dns).start();
+    assert!(is_verified(&world, 1));
+    let resolver = resolver(&world);
+    let thread = i32::try_from(resolver.0).expect("a process id");
+    let tried = intruder::within(resolver.0, thread, |thread| {
+        for file in [
+            world.relay.data_folder().join("queue.db").as_path(),
+            world.relay.config(),
+            Path::new("/etc/passwd"),
+            Path::new("/etc/resolv.conf"),
+        ] {
+            assert_eq!(
+                thread.open(file, libc::O_RDONLY),
+                Err(Errno::EACCES),
+                "{}",
+                file.display()
+            );
+        }
+        let file = Path::new("/tmp/atrn-captured");
+        let flags = libc::O_CREAT | libc::O_WRONLY;
+        assert_eq!(thread.open(file, flags), Err(Errno::EACCES));
+
+        let (stream, datagram) = (libc::SOCK_STREAM, libc::SOCK_DGRAM);
+        for (family, kind, protocol) in [
+            (libc::AF_INET, datagram, 0),
+            (libc::AF_INET6, datagram, 0),
+            (libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_TCP),
+            (libc::AF_INET, stream, libc::IPPROTO_MPTCP),
+            (libc::AF_INET, stream, libc::IPPROTO_SCTP),
+            (libc::AF_UNIX, stream, 0),
+            (libc::AF_PACKET, libc::SOCK_RAW, 0),
+        ] {
+            let made = thread.socket(family, kind, protocol);
+            assert_eq!(made, Err(Errno::EPERM), "{family} {kind} {protocol}");
+        }
+        assert_eq!(
+            connect(thread, world.relay.smtp_address()),
+            Err(Errno::EACCES)
+        );
+        assert_eq!(
+            connect(thread, world.relay.odmr_address()),
+            Err(Errno::EACCES)
+        );
+        assert_eq!(connect(thread, dns.address()), Ok(0));
+
+        // Nor can it start anything.
+        let flags = u64::from(libc::SIGCHLD.cast_unsigned());
+        assert_eq!(thread.call(libc::SYS_clone, &[flags]), Err(Errno::EPERM));
+        let program = thread.put(b"/bin/true\0");
+        assert_eq!(thread.call(libc::SYS_execve, &[program]), Err(Errno::EPERM));
+    });
+    assert!(tried.is_some(), "the resolver has ended");
+    // It was none the worse for it.
+    assert!(is_verified(&world, 2));
+}
+
+/// Connects a socket of TCP from within, and closes it again.
+#[cfg(target_arch = "x86_64")]
+fn connect(thread: &mut intruder::Thread, address: SocketAddr) -> Result<i64, Errno> {
+    let SocketAddr::V4(address) = address else {
+        panic!("the tests are on 127.0.0.1")
+    };
+    let family = u64::from(libc::AF_INET.cast_unsigned());
+    let kind = u64::from(libc::SOCK_STREAM.cast_unsigned());
+    let socket = thread.call(libc::SYS_socket, &[family, kind, 0])?;
+    let mut octets = vec![2, 0];
+    octets.extend(address.port().to_be_bytes());
+    octets.extend(address.ip().octets());
+    octets.extend([0; 8]);
+    let length = octets.len() as u64;
+    let at = thread.put(&octets);
+    let socket = socket.cast_unsigned();
+    let connected = thread.call(libc::SYS_connect, &[socket, at, length]);
+    thread.call(libc::SYS_close, &[socket])?;
+    connected
 }
 
 #[test]

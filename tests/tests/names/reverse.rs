@@ -5,7 +5,7 @@ use std::time::Duration;
 use atrn_tests::dns::{Answer, Dns, Transport, reverse_name};
 use atrn_tests::world::World;
 
-use super::{ADDRESS, CLIENT, balanced, hello, hello_from, received_from, setup};
+use super::{ADDRESS, CLIENT, balanced, hello, hello_from, received_from};
 
 /// An address of the clients of this file, its number and the address as text.
 fn address(number: u8) -> String {

@@ -13,6 +13,7 @@ mod journal;
 mod large;
 mod latency;
 mod memory;
+mod names;
 mod poll;
 mod pressure;
 
@@ -34,6 +35,8 @@ const ALL: &[Subject] = &[
     subject("ceiling", ceiling::measure),
     // Durable accepts.
     subject("accept", accept::measure),
+    // The same, with names looked up.
+    subject("names", names::measure),
     // A backlog through reversed sessions.
     subject("drain", drain::measure),
     // The same over long lines.
