@@ -98,6 +98,13 @@ pub enum Subject {
 }
 
 impl Subject {
+    pub(super) fn delivery_id(self) -> Option<DeliveryId> {
+        match self {
+            Self::Delivery(id) => Some(id),
+            Self::Message(_) | Self::None => None,
+        }
+    }
+
     pub(super) fn queue_id(self) -> Option<QueueId> {
         match self {
             Self::Delivery(id) => Some(id.queue_id()),

@@ -2,9 +2,12 @@
 //!
 //! What is not known is left out. Characters that control, or that do not show, are escaped.
 
+use std::fmt::Display;
+use std::net::SocketAddr;
+
 use super::event::{Record, Subject};
 use super::fields::Field;
-use super::text::{CUT, clock, cut, date, hexadecimal, ip, milliseconds, number, shown, utc};
+use super::text::{CUT, clock, cut, date, ip, milliseconds, number, shown, utc};
 use super::w3c::subject;
 
 /// One line, with its end.
@@ -20,6 +23,7 @@ pub fn line(fields: &[Field], record: &Record<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(b"}\n");
 }
 
+#[allow(clippy::too_many_lines, reason = "a flat match, one arm a field")]
 fn member(object: &mut Object<'_>, fields: &[Field], field: Field, record: &Record<'_>) {
     let Record { origin, event, .. } = record;
     let key = field.key();
@@ -34,26 +38,10 @@ fn member(object: &mut Object<'_>, fields: &[Field], field: Field, record: &Reco
             milliseconds(&at, output);
             output.push(b'Z');
         }),
-        Field::ClientIp | Field::ServerIp => {
-            let end = if field == Field::ClientIp {
-                origin.client
-            } else {
-                origin.server
-            };
-            if let Some(end) = end {
-                object.quoted(key, |output| ip(end.ip(), output));
-            }
-        }
-        Field::ClientPort | Field::ServerPort => {
-            let end = if field == Field::ClientPort {
-                origin.client
-            } else {
-                origin.server
-            };
-            if let Some(end) = end {
-                object.number(key, end.port().into());
-            }
-        }
+        Field::ClientIp => object.host(key, origin.client),
+        Field::ServerIp => object.host(key, origin.server),
+        Field::ClientPort => object.number(key, origin.client.map(|end| end.port().into())),
+        Field::ServerPort => object.number(key, origin.server.map(|end| end.port().into())),
         Field::ComputerName => object.text(key, record.hostname),
         Field::SiteName => object.text(key, origin.service.name()),
         Field::Username => object.text(key, origin.username()),
@@ -61,41 +49,20 @@ fn member(object: &mut Object<'_>, fields: &[Field], field: Field, record: &Reco
         Field::UriStem if event.subject == Subject::None => {}
         Field::UriStem => object.quoted(key, |output| subject(event.subject, output)),
         Field::UriQuery => object.text(key, event.argument),
-        Field::Status => {
-            if let Some(code) = event.code {
-                object.number(key, code.into());
-            }
-        }
-        Field::Substatus => {
-            if let Some(enhanced) = event.enhanced {
-                object.quoted(key, |output| shown(enhanced, output));
-            }
-        }
-        Field::SentBytes => object.number(key, event.sent),
-        Field::ReceivedBytes => object.number(key, event.received),
-        Field::TimeTaken => object.number(key, event.milliseconds()),
+        Field::Status => object.number(key, event.code.map(u64::from)),
+        Field::Substatus => object.shown(key, event.enhanced),
+        Field::SentBytes => object.number(key, Some(event.sent)),
+        Field::ReceivedBytes => object.number(key, Some(event.received)),
+        Field::TimeTaken => object.number(key, Some(event.milliseconds())),
         Field::Version => object.text(key, origin.service.protocol()),
         Field::Host => object.text(key, &origin.hello),
-        Field::Session => {
-            if let Some(session) = origin.session {
-                object.quoted(key, |output| hexadecimal(session.0, output));
-            }
-        }
+        Field::Session => object.shown(key, origin.session),
         Field::Transaction => {
-            if origin.session.is_some() {
-                object.number(key, origin.transaction.into());
-            }
+            let number = origin.session.map(|_| u64::from(origin.transaction));
+            object.number(key, number);
         }
-        Field::QueueId => {
-            if let Some(id) = event.subject.queue_id() {
-                object.quoted(key, |output| shown(id, output));
-            }
-        }
-        Field::DeliveryId => {
-            if let Subject::Delivery(id) = event.subject {
-                object.quoted(key, |output| shown(id, output));
-            }
-        }
+        Field::QueueId => object.shown(key, event.subject.queue_id()),
+        Field::DeliveryId => object.shown(key, event.subject.delivery_id()),
         Field::Account => object.text(key, &origin.account),
         Field::Text => object.text(key, &event.text),
     }
@@ -116,9 +83,24 @@ impl Object<'_> {
         self.output.extend_from_slice(b"\":");
     }
 
-    fn number(&mut self, key: &str, value: u64) {
-        self.key(key);
-        number(value, self.output);
+    fn number(&mut self, key: &str, value: Option<u64>) {
+        if let Some(value) = value {
+            self.key(key);
+            number(value, self.output);
+        }
+    }
+
+    fn host(&mut self, key: &str, end: Option<SocketAddr>) {
+        if let Some(end) = end {
+            self.quoted(key, |output| ip(end.ip(), output));
+        }
+    }
+
+    /// Something of ours that prints itself.
+    fn shown(&mut self, key: &str, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.quoted(key, |output| shown(value, output));
+        }
     }
 
     /// Something of ours, that needs no escape.

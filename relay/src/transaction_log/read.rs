@@ -113,7 +113,7 @@ impl<R: BufRead> Reader<R> {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn next(&mut self) -> io::Result<Option<Entry>> {
+    pub fn read(&mut self) -> io::Result<Option<Entry>> {
         loop {
             self.line.clear();
             let mut limited = (&mut self.lines).take(LINE_OCTETS_MAX);

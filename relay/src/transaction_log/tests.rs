@@ -164,7 +164,7 @@ fn what_was_written_is_read_again() {
         let octets = written(&formatter(format));
         let mut reader = Reader::new(Cursor::new(octets));
         let mut entries = Vec::new();
-        while let Some(entry) = reader.next().unwrap() {
+        while let Some(entry) = reader.read().unwrap() {
             entries.push(entry);
         }
         let events = events();
@@ -259,7 +259,9 @@ impl World {
     /// The file system has another clock.
     fn date(&self) {
         let now = u64::try_from(self.clock.load(Relaxed)).unwrap();
-        let file = fs::File::options().append(true).open(self.directory().join(CURRENT));
+        let file = fs::File::options()
+            .append(true)
+            .open(self.directory().join(CURRENT));
         file.unwrap()
             .set_modified(std::time::UNIX_EPOCH + Duration::from_millis(now))
             .unwrap();
@@ -687,6 +689,6 @@ mod following {
             "y".repeat(200_000)
         );
         let mut reader = Reader::new(Cursor::new(text));
-        assert_eq!(reader.next().unwrap(), None);
+        assert_eq!(reader.read().unwrap(), None);
     }
 }

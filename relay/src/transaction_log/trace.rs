@@ -177,7 +177,7 @@ impl Trace {
         files.extend(or_none(current)?);
         let count = files.len();
         for mut reader in files {
-            while let Some(entry) = reader.next()? {
+            while let Some(entry) = reader.read()? {
                 if self.since.is_none_or(|since| entry.time >= since) {
                     each(&entry, reader.fields())?;
                 }
