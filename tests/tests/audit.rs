@@ -49,11 +49,10 @@ fn audit_of(world: &World, name: &str, tries: u64) -> Value {
     let mut found = Value::Null;
     wait_until("the audit has it", || {
         let audit = audit(world, &[]);
-        let names = audit["names"].as_array().expect("names").iter();
+        let mut names = audit["names"].as_array().expect("names").iter();
         found = names
-            .filter(|each| each["name"] == name)
+            .find(|each| each["name"] == name)
             .cloned()
-            .next()
             .unwrap_or_default();
         found["tries"] == tries
     });

@@ -137,7 +137,9 @@ mod tests {
         let offend = |from: &str| limits.offence(address(from), Offence::Relaying);
         assert_eq!([offend("192.0.2.1"), offend("192.0.2.1")], [Noted; 2]);
         assert_eq!(offend("192.0.2.1"), Banned);
-        (0..3).for_each(|_| drop(offend("2001:db8::1")));
+        for _ in 0..3 {
+            offend("2001:db8::1");
+        }
         let bans = limits.bans();
         let shown: Vec<_> = bans
             .iter()

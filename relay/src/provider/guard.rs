@@ -304,7 +304,7 @@ mod tests {
         /// From five addresses of five networks.
         fn attack(&self, name: &str) -> bool {
             let failures = (1..=5).map(|net| self.fail(name, &format!("198.51.{net}.1")));
-            failures.map(|failure| failure.closes).last().unwrap()
+            failures.fold(false, |_, failure| failure.closes)
         }
     }
 

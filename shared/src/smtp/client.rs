@@ -368,7 +368,8 @@ impl Client {
     /// The line that the output has gained.
     fn note_line(&mut self, before: usize) {
         let line = &self.output[before..];
-        self.exchanges.line(line.strip_suffix(b"\r\n").unwrap_or(line));
+        self.exchanges
+            .line(line.strip_suffix(b"\r\n").unwrap_or(line));
     }
 
     /// What the output has gained.

@@ -134,13 +134,12 @@ async fn drip(stream: &mut TcpStream, octets: &[u8]) -> io::Result<()> {
     let mut buffer = [0; 512];
     loop {
         stream.write_all(octets).await?;
-        match timeout(DRIP, stream.read(&mut buffer)).await {
-            Ok(heard) => match heard? {
-                0 => return Ok(()),
-                // An answer: the next one is not due yet.
-                _ => sleep(DRIP).await,
-            },
-            Err(_) => {}
+        if let Ok(heard) = timeout(DRIP, stream.read(&mut buffer)).await {
+            if heard? == 0 {
+                return Ok(());
+            }
+            // An answer: the next one is not due yet.
+            sleep(DRIP).await;
         }
     }
 }

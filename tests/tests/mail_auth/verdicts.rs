@@ -125,6 +125,7 @@ fn dkim_says_who_signed() {
 
 // covers: R8601-1
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn dmarc_says_whether_the_author_stands_behind_it() {
     let dns = Dns::start();
     let key = Key::new();

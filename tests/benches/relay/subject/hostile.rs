@@ -68,16 +68,6 @@ pub(super) fn measure(plan: &Plan) -> Result<Measured> {
     Ok(vec![row].into())
 }
 
-/// What fails there fails as it should.
-fn be_quiet_of_the_crowd() {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if std::thread::current().name() != Some(CROWD) {
-            usual(panic);
-        }
-    }));
-}
-
 type Way = fn(&Party) -> Option<()>;
 
 const WAYS: [Way; 6] = [
