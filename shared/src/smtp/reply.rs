@@ -225,13 +225,18 @@ pub fn parse_reply(input: &[u8]) -> Result<Option<(Reply, usize)>, ReplyError> {
     let mut parsed: Option<Reply> = None;
     for count in 1.. {
         let rest = &input[taken..];
-        let Some(end) = memchr::memchr(b'\n', rest) else {
-            return if input.len() > REPLY_OCTETS {
+        let end = memchr::memchr(b'\n', rest);
+        // The fault that stands first counts, in whatever pieces the reply comes.
+        let seen = end.unwrap_or(rest.len()).min(REPLY_OCTETS - taken);
+        if !line_may_begin(&rest[..seen]) {
+            return Err(ReplyError::Malformed);
+        }
+        let Some(end) = end else {
+            let is_too_long = input.len() > REPLY_OCTETS;
+            return if is_too_long {
                 Err(ReplyError::TooLong)
-            } else if line_may_begin(rest) {
-                Ok(None)
             } else {
-                Err(ReplyError::Malformed)
+                Ok(None)
             };
         };
         taken += end + 1;
@@ -285,7 +290,7 @@ fn line_may_begin(line: &[u8]) -> bool {
 }
 
 fn split_line(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyError> {
-    if line.len() < 3 || !line_may_begin(line) || line.contains(&b'\r') || line.contains(&0) {
+    if line.len() < 3 || line.contains(&b'\r') || line.contains(&0) {
         return Err(ReplyError::Malformed);
     }
     let code = line[..3]
