@@ -1,7 +1,7 @@
 //! What the process that holds mail may still do once it runs: answer who connects, read its settings, write its data.
 //!
-//! The order of the start is that of binding ports, [`prepare`], the admin's socket, [`enter`], and only then the queue and the threads. Before [`enter`] nothing has been
-//! taken from the network; after it no socket can be made, whatever code runs.
+//! The order of the start is that of binding ports, [`prepare`], the admin's socket, the resolver child, [`enter`], and only then the queue and the
+//! threads. Before [`enter`] nothing has been taken from the network; after it no socket can be made, whatever code runs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -133,9 +133,7 @@ impl Confined {
     /// What is wrong with new settings that name files which the walls hide. They were put up for the old ones.
     #[must_use]
     pub fn hidden(&self, config: &RelayConfig) -> Option<ConfigErrors> {
-        if self.in_force.landlock_abi.is_none() {
-            return None;
-        }
+        self.in_force.landlock_abi?;
         let readable = |path: &Path| {
             let Ok(path) = path.canonicalize() else {
                 // Not there, or hidden: which of them only its directory tells.

@@ -1,6 +1,7 @@
 //! The sockets of the daemon, bound before anything else is started: so a port that is taken is one clear
 //! line, and nothing is left half-started.
 
+use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 
@@ -83,22 +84,31 @@ impl Sockets {
     }
 }
 
-/// Binds everything that the configuration names, and starts no process; the admin's socket as the user that the relay will be.
+/// Binds everything that the configuration names, and starts no process; the admin's socket as the user that the relay
+/// will be. That one answers before any port does: who finds the relay there finds it here.
 ///
 /// # Errors
 /// [`BindError`] for the first address that cannot be had.
 pub fn bind(config: &RelayConfig, account: Option<Account>) -> Result<Sockets, BindError> {
-    let smtp = all(SMTP, &config.smtp.listen).collect::<Result<_, _>>()?;
-    let odmr = all(ODMR, &config.odmr.listen).collect::<Result<_, _>>()?;
-    let metrics = all(METRICS, config.metrics.as_slice()).collect::<Result<_, _>>()?;
+    let smtp = all(SMTP, &config.smtp.listen).collect::<Result<Vec<_>, _>>()?;
+    let odmr = all(ODMR, &config.odmr.listen).collect::<Result<Vec<_>, _>>()?;
+    let metrics = all(METRICS, config.metrics.as_slice()).collect::<Result<Vec<_>, _>>()?;
     // Before anything is handed over that another relay works on.
     control::refuse_second(&config.data_dir)?;
     sandbox::prepare(config, account)?;
+    let control = acting_as(account, || control::bind(&config.data_dir))??;
+    let listening =
+        |bound: Vec<Bound>| -> Result<Vec<_>, _> { bound.into_iter().map(Bound::listen).collect() };
+    let sockets =
+        listening(smtp).and_then(|smtp| Ok((smtp, listening(odmr)?, listening(metrics)?)));
+    let (smtp, odmr, metrics) = sockets.inspect_err(|_| {
+        let _ = fs::remove_file(control::socket_path(&config.data_dir));
+    })?;
     Ok(Sockets {
         smtp,
         odmr,
         metrics,
-        control: acting_as(account, || control::bind(&config.data_dir))??,
+        control,
         resolver: None,
     })
 }
@@ -109,8 +119,9 @@ pub fn unavailable(config: &RelayConfig) -> Vec<BindError> {
     let smtp = all(SMTP, &config.smtp.listen);
     let odmr = all(ODMR, &config.odmr.listen);
     let metrics = all(METRICS, config.metrics.as_slice());
-    // Those bound before are kept until all are tried: two settings may name the same.
-    let all: Vec<_> = smtp.chain(odmr).chain(metrics).collect();
+    let all = smtp.chain(odmr).chain(metrics);
+    // Those that listen are kept until all are tried: two settings may name the same.
+    let all: Vec<_> = all.map(|bound| bound.and_then(Bound::listen)).collect();
     all.into_iter().filter_map(Result::err).collect()
 }
 
@@ -121,17 +132,53 @@ const METRICS: &str = "metrics.listen";
 fn all<'a>(
     key: &'static str,
     addresses: &'a [SocketAddr],
-) -> impl Iterator<Item = Result<TcpListener, BindError>> + 'a {
-    addresses.iter().map(move |address| {
-        listener(*address).map_err(|source| BindError::Address {
-            key,
-            address: *address,
-            source,
-        })
-    })
+) -> impl Iterator<Item = Result<Bound, BindError>> + 'a {
+    addresses
+        .iter()
+        .map(move |address| Bound::new(key, *address))
 }
 
-fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
+/// A socket that has its address, and nobody can connect to yet.
+struct Bound {
+    key: &'static str,
+    address: SocketAddr,
+    socket: Socket,
+}
+
+impl Bound {
+    fn new(key: &'static str, address: SocketAddr) -> Result<Self, BindError> {
+        match bound(address) {
+            Ok(socket) => Ok(Self {
+                key,
+                address,
+                socket,
+            }),
+            Err(source) => Err(BindError::Address {
+                key,
+                address,
+                source,
+            }),
+        }
+    }
+
+    fn listen(self) -> Result<TcpListener, BindError> {
+        let Self {
+            key,
+            address,
+            socket,
+        } = self;
+        match socket.listen(BACKLOG) {
+            Ok(()) => Ok(socket.into()),
+            Err(source) => Err(BindError::Address {
+                key,
+                address,
+                source,
+            }),
+        }
+    }
+}
+
+fn bound(address: SocketAddr) -> std::io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -144,9 +191,8 @@ fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {

@@ -114,7 +114,7 @@ fn a_puller_whose_clock_jumps_goes_on() {
         .puller("relay.jitter", "0s")
         .target(&inside.target())
         .start();
-    let clock = WallClock::right(world.folder());
+    let clock = WallClock::right(world.puller.folder());
     world.puller.set_environment(clock.environment());
     world.puller.start();
     let mut sent = 0;
@@ -154,7 +154,7 @@ impl Stage {
             .account(ACCOUNT, &["example.org"])
             .target(&inside.target())
             .start();
-        let clock = WallClock::right(world.folder());
+        let clock = WallClock::right(world.relay.folder());
         world.relay.configure_domain(SHORT, "hold_for", "2s");
         world.relay.configure_domain(SHORT, "reports", "none");
         world.relay.set_environment(clock.environment());

@@ -196,6 +196,10 @@ const NEVER: &[libc::c_long] = &[
     libc::SYS_process_madvise,
     libc::SYS_kcmp,
     libc::SYS_personality,
+    libc::SYS_shmget,
+    libc::SYS_msgget,
+    libc::SYS_semget,
+    libc::SYS_mq_open,
     // Other users. All of this was done before.
     libc::SYS_setuid,
     libc::SYS_setgid,

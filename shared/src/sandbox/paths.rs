@@ -42,8 +42,8 @@ pub fn time_zones() -> Vec<PathBuf> {
 
 /// What names are looked up by with the C library, besides its own parts ([`system_libraries`]).
 ///
-/// Its files are replaced now and then, by others that are renamed over them. So a process that is not root, for which /etc has nothing that is not for
-/// all to read, gets all of it. Root gets the files as they are, and must be started anew when they are replaced.
+/// Its files are replaced now and then, by others that are renamed over them. So a process that is not root, for which /etc has
+/// nothing that is not for all to read, gets all of it. Root gets the files as they are, and must be started anew when they are replaced.
 #[must_use]
 pub fn resolver_files(account: Option<Account>) -> Vec<PathBuf> {
     let etc = Path::new("/etc");

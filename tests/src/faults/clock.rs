@@ -12,7 +12,7 @@ pub struct WallClock {
 }
 
 impl WallClock {
-    /// One that is right.
+    /// One that is right, in a folder that the program reads from: the library looks at the file from within it.
     ///
     /// # Panics
     /// When its file cannot be written.

@@ -43,6 +43,8 @@ fn root_becomes_the_user_of_the_settings_for_good() {
     let mut stage = stage.sandbox("user", "nobody");
     stage.relay.open_folders();
     stage.relay.start();
+    // Its answer tells that it is through with its start.
+    let status = stage.status();
     let process = stage.relay.id();
     let ids = [NOBODY; 4].map(|id| id.to_string()).join(" ");
     assert_eq!(status_line(process, "Uid"), ids);
@@ -51,7 +53,6 @@ fn root_becomes_the_user_of_the_settings_for_good() {
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(status_line(process, set), "0000000000000000", "{set}");
     }
-    let status = stage.status();
     assert_eq!(
         (&status["sandbox"]["uid"], &status["sandbox"]["state"]),
         (&NOBODY.into(), &"enforced".into())
