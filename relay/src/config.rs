@@ -274,7 +274,10 @@ impl RelayConfig {
             ("data_dir", self.data_dir != new.data_dir),
             ("smtp.listen", self.smtp.listen != new.smtp.listen),
             ("odmr.listen", self.odmr.listen != new.odmr.listen),
-            ("dns", started(self.dns.as_ref()) != started(new.dns.as_ref())),
+            (
+                "dns",
+                started(self.dns.as_ref()) != started(new.dns.as_ref()),
+            ),
             ("log", self.log != new.log),
             (
                 "transaction_log",

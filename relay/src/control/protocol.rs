@@ -13,11 +13,11 @@ use crate::activity::{AccountActivity, ConfigurationState, Snapshot};
 use crate::limits::{BanStatus, LimitsStatus};
 use crate::names::Health;
 use crate::queue::backup::{Manifest, Progress};
-use crate::transaction_log::LogState;
 use crate::queue::{
     Action, Changed, Disk, DomainTotal, Filter, Item, Message, QueueId, Selection, StatsBy,
     StatsRow,
 };
+use crate::transaction_log::LogState;
 
 /// The version of this protocol. Command line and daemon are installed together, but one of them may not have been
 /// restarted yet.
