@@ -313,10 +313,10 @@ mod tests {
         let expected = "\
 Failed logins
 
-NAME             ACCOUNT  TRIES  FIRST  LAST  ADDRESSES  NETWORKS  MOST FROM           MECHANISMS
-corp             yes        912     2h    1h          2         1  192.0.2.0/24 (912)  CRAM-MD5 PLAIN
+NAME           ACCOUNT  TRIES  FIRST  LAST  ADDRESSES  NETWORKS  MOST FROM           MECHANISMS
+corp           yes        912     2h    1h          2         1  192.0.2.0/24 (912)  CRAM-MD5 PLAIN
 \\u{1b}[2Jroot  no           1     2h    1h          1         1  192.0.2.9           CRAM-MD5 PLAIN
--                no           1     2h    1h          1         1  192.0.2.9           CRAM-MD5 PLAIN
+-              no           1     2h    1h          1         1  192.0.2.9           CRAM-MD5 PLAIN
 
 Closed to networks that never logged in
 

@@ -18,7 +18,6 @@ use super::{Call, keep_files_private};
 /// Reads the files of the transaction log, also those before the current one, whether the relay runs or not. The running
 /// relay writes its log several times a second. An IP address tells all of its connections.
 ///
-/// Example: atrn-relay trace 1JX2M40G0W5
 /// Example: atrn-relay trace alice@example.net --since 2h
 #[derive(Args, Debug)]
 pub(super) struct TraceCommand {

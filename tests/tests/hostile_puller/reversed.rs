@@ -37,7 +37,6 @@ fn assert_session_ends(world: &World) {
 }
 
 /// It greets, offers all there is, and never reads again.
-// covers: R2920-4
 #[test]
 fn who_never_reads_is_left_and_keeps_nobody() {
     let world = two_accounts()
