@@ -84,7 +84,10 @@ fn start_resolver(
         enforcement: config.sandbox.enforcement,
         account,
     };
-    let resolver = config.dns.as_ref().map(|dns| names::spawn(dns, confinement));
+    let resolver = config
+        .dns
+        .as_ref()
+        .map(|dns| names::spawn(dns, confinement));
     resolver.transpose().map_err(|error| {
         nobody_answers(&config.data_dir);
         Failure::failed(error.to_string())
