@@ -31,7 +31,8 @@ fn take_away(path: &Path) {
     let is_ours_only = |found: &fs::Metadata| found.permissions().mode() & 0o777 == OURS;
     let taken = fs::metadata(path).and_then(|found| match is_ours_only(&found) {
         true => Ok(()),
-        false => fs::set_permissions(path, Permissions::from_mode(OURS)),
+        // By a descriptor: the sandbox refuses it by a path.
+        false => fs::File::open(path)?.set_permissions(Permissions::from_mode(OURS)),
     });
     if let Err(error) = taken {
         tracing::warn!(path = %path.display(), %error, "others may be able to open this file");

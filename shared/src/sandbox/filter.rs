@@ -180,6 +180,13 @@ fn any(cases: Vec<Conditions>) -> Result<Vec<SeccompRule>, seccompiler::BackendE
 /// Numbers from here on are those of x32, and those that are no number at all.
 pub(super) const X32: u32 = 0x4000_0000;
 
+// Newer calls have the same number on every architecture.
+const FCHMODAT2: libc::c_long = 452;
+const SETXATTRAT: libc::c_long = 463;
+const REMOVEXATTRAT: libc::c_long = 466;
+const OPEN_TREE_ATTR: libc::c_long = 467;
+const FILE_SETATTR: libc::c_long = 469;
+
 /// What neither program ever needs, whatever its arguments.
 const NEVER: &[libc::c_long] = &[
     // Rings of requests that no filter sees.
@@ -232,6 +239,19 @@ const NEVER: &[libc::c_long] = &[
     libc::SYS_fanotify_init,
     libc::SYS_quotactl,
     libc::SYS_quotactl_fd,
+    // Rights on files by their paths, which Landlock does not hold. By a descriptor it has been asked before: SQLite does so.
+    libc::SYS_fchmodat,
+    FCHMODAT2,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    SETXATTRAT,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    REMOVEXATTRAT,
+    OPEN_TREE_ATTR,
+    FILE_SETATTR,
+    libc::SYS_utimensat,
     // The kernel's insides.
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
@@ -261,6 +281,18 @@ const NEVER: &[libc::c_long] = &[
     libc::SYS_vfork,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_mknod,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lchown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utime,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utimes,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_futimesat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_modify_ldt,
     #[cfg(target_arch = "x86_64")]

@@ -155,6 +155,14 @@ fn processes() -> Vec<Attempt> {
         tried("become root", call(libc::SYS_setuid, [0; 6])),
         tried("mount", call(libc::SYS_mount, [0; 6])),
         tried(
+            "change the mode of a file",
+            call(libc::SYS_fchmodat, [0; 6]),
+        ),
+        tried(
+            "change the owner of a file",
+            call(libc::SYS_fchownat, [0; 6]),
+        ),
+        tried(
             "load a BPF program",
             call(libc::SYS_bpf, [5, 0, 0, 0, 0, 0]),
         ),
