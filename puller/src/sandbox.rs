@@ -45,7 +45,8 @@ pub(crate) fn enter(config: &PullerConfig, main: &Path) -> Result<Confined, Fail
         State::Partial | State::Off => warn!(sandbox = %in_force, "not confined as it should be"),
     }
     if in_force.uid == 0 {
-        warn!("the puller runs as root; name a user of its own in [sandbox]");
+        // `check` warns of it; here it is one of the facts of the start.
+        info!("the puller runs as root; name a user of its own in [sandbox]");
     }
     Ok(Confined { in_force, rules })
 }

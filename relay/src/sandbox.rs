@@ -106,7 +106,8 @@ pub fn report(confined: &Confined, config: &RelayConfig, main: &Path) -> Result<
         State::Partial | State::Off => warn!(sandbox = %in_force, "not confined as it should be"),
     }
     if in_force.uid == 0 {
-        warn!("the relay runs as root; name a user of its own in [sandbox]");
+        // `check` warns of it; here it is one of the facts of the start.
+        info!("the relay runs as root; name a user of its own in [sandbox]");
     }
     let can = |path: &Path, how: AccessFlags| access(path, how).is_ok();
     for file in config.named_files().iter().chain([&main.to_owned()]) {
