@@ -20,6 +20,8 @@ use crate::party::{DOMAIN, OTHER_DOMAIN, Plan};
 const EVIL: &str = "evil";
 /// Each of their ways, so often at a time.
 const EACH: usize = 2;
+/// Where they are.
+const FROM: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
 /// The name of their threads.
 const CROWD: &str = "crowd";
 const SHARE_MIN: f64 = 0.8;
@@ -29,6 +31,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub(super) fn measure(plan: &Plan) -> Result<Measured> {
     let sink = plan.sink()?;
     let mut world = plan.relay(&sink.target(), &[DOMAIN, OTHER_DOMAIN]);
+    // The crowd has the limits that everybody has.
+    world.relay.configure(|settings| {
+        settings.set("limits.exempt", vec!["127.0.0.1"]);
+    });
     world.relay.add_account(EVIL, &[OTHER_DOMAIN.to_owned()]);
     let mail = Message::new(&format!("user@{OTHER_DOMAIN}"), message::big(1 << 20)).from("");
     world.send(&vec![mail; 32]);
@@ -132,7 +138,8 @@ impl Party {
     }
 
     fn connect(&self) -> Peer {
-        let mut peer = Peer::connect_tls(self.address, &certs::trusting_client());
+        let mut peer = Peer::connect_from(FROM, self.address);
+        peer.start_tls_client(&certs::trusting_client());
         peer.expect("220 ");
         peer.ehlo(PULLER_NAME);
         peer
