@@ -20,14 +20,16 @@ pub struct TransactionLogConfig {
     pub fields: Vec<Field>,
     /// When a new file begins.
     pub rotate: Rotate,
-    /// Files kept beside the current one.
+    /// Days kept beside the current file, or files where they begin with a size.
     pub keep: usize,
+    /// Octets of all files; `None`: as much as suits the disk.
+    pub max_size: Option<u64>,
 }
 
 /// When a new file begins.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Rotate {
-    /// With the day, in UTC.
+    /// With the day, in UTC; also within it where one would have too much of what all may have.
     #[default]
     Daily,
     /// When the file has so many octets.
@@ -53,6 +55,7 @@ impl TransactionLogConfig {
             keep: section.or("keep", default.keep, |value| {
                 value.integer(&KEEP).map(|number| number as usize)
             }),
+            max_size: section.optional("max_size", |value| value.size(&MAX_SIZES)),
         };
         if config.fields.is_empty() {
             section.problem("fields", "is empty; name at least one");
@@ -78,6 +81,7 @@ impl Default for TransactionLogConfig {
             fields: Field::DEFAULT.to_vec(),
             rotate: Rotate::default(),
             keep: 30,
+            max_size: None,
         }
     }
 }
@@ -101,3 +105,4 @@ fn rotate(value: Value<'_>) -> Result<Rotate, Complaint> {
 const KEEP: RangeInclusive<u32> = 1..=100_000;
 /// Smaller ones would be files for a few sessions.
 const SIZES: RangeInclusive<u64> = 65_536..=1_000_000_000_000;
+const MAX_SIZES: RangeInclusive<u64> = 1 << 20..=100_000_000_000_000;

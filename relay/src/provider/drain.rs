@@ -99,7 +99,7 @@ impl Drain<'_> {
             dialogue.keep_exchanges();
         }
         let (tally, ended) = self.send_all(&mut dialogue, &pull, watch, trail).await;
-        trail.exchanges(dialogue.take_exchanges(), Subject::None);
+        note(&mut dialogue, trail, Subject::None);
         let reason = match &ended {
             Ok(finish) => finish.reason().to_owned(),
             Err(broken) => broken.to_string(),
@@ -134,7 +134,11 @@ impl Drain<'_> {
         watch: Option<Watch>,
         trail: &mut Trail,
     ) -> (Tally, Result<Finish, Broken>) {
-        if let Err(fault) = self.greet(dialogue).await {
+        trail.heard();
+        let greeted = self.greet(dialogue).await;
+        note(dialogue, trail, Subject::None);
+        trail.flush();
+        if let Err(fault) = greeted {
             return (Tally::default(), Err(fault.into()));
         }
         // Who does not get as far, or only says goodbye yet, is not waited for.
@@ -186,6 +190,12 @@ fn timeouts(command: Duration) -> ClientTimeouts {
         block: usual.block.min(command),
         ..usual
     }
+}
+
+/// What the puller said since it was last asked for. What it says next took its time since now.
+pub(super) fn note(dialogue: &mut Dialogue, trail: &mut Trail, subject: Subject) {
+    trail.exchanges(dialogue.take_exchanges(), subject);
+    trail.heard();
 }
 
 /// A reversed session behind its greeting.
@@ -283,6 +293,10 @@ impl Turn<'_> {
     }
 
     async fn begin(&mut self, lease: Lease) -> Result<(), Broken> {
+        if self.window.is_empty() {
+            // The puller owed nothing until now.
+            self.settlements.trail.heard();
+        }
         match Flight::begin(self.dialogue, lease, self.window.start()).await? {
             Begun::Flight(flight) => self.window.push(flight),
             Begun::Refused(lease, judged) => {
@@ -333,8 +347,7 @@ impl Turn<'_> {
         };
         let subject = Subject::Delivery(oldest.lease.id);
         let advanced = oldest.advance(self.dialogue).await;
-        let exchanges = self.dialogue.take_exchanges();
-        self.settlements.trail.exchanges(exchanges, subject);
+        note(self.dialogue, self.settlements.trail, subject);
         match advanced {
             Ok(None) => Ok(()),
             Ok(Some(answer)) => {

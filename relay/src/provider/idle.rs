@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::drain::Turn;
+use super::drain::{Turn, note};
 use super::transaction::Broken;
 use crate::transaction_log::Subject;
 
@@ -20,8 +20,10 @@ impl Turn<'_> {
     /// The session is over.
     pub(super) async fn idle(&mut self, wait: Duration) -> Result<(), Broken> {
         if self.window.is_unclean() {
+            self.settlements.trail.heard();
             self.dialogue.reset().await.map_err(Broken::Idle)?;
             self.window.cleaned();
+            note(self.dialogue, self.settlements.trail, Subject::None);
         }
         // Taken before the queue and the settings are looked at for the last time.
         let mut replaced = self.drain.settings.replacements();
@@ -35,8 +37,6 @@ impl Turn<'_> {
             self.pull.ended_well();
         }
         self.pull.waits();
-        let exchanges = self.dialogue.take_exchanges();
-        self.settlements.trail.exchanges(exchanges, Subject::None);
         self.settlements.trail.flush();
         let mut keep_alive = Instant::now() + wait;
         loop {
@@ -57,7 +57,10 @@ impl Turn<'_> {
                 break;
             }
             if keep_alive <= now {
+                self.settlements.trail.heard();
                 self.dialogue.noop().await.map_err(Broken::Idle)?;
+                note(self.dialogue, self.settlements.trail, Subject::None);
+                self.settlements.trail.flush();
                 // Who put a delivery off tells one other session, and that one may be gone.
                 due = [due, self.next_due().await?].into_iter().flatten().min();
                 keep_alive = Instant::now() + wait;

@@ -172,6 +172,7 @@ impl TransactionLog {
             directory: config.directory(data_dir),
             rotate: config.rotate,
             keep: config.keep,
+            max_size: config.max_size,
         };
         let writer = Writer::new(Arc::clone(&shared), waiting, place);
         let thread = thread::Builder::new().name("transactions".to_owned());

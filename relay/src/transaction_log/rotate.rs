@@ -171,8 +171,19 @@ fn written(found: &fs::Metadata) -> Timestamp {
         .unwrap_or_else(Timestamp::now)
 }
 
-/// Gives the current file the name of a day, and removes the oldest beyond `keep`.
-pub(super) fn put_away(directory: &Path, day: Date, keep: usize) -> io::Result<()> {
+/// What is kept of the files before the current one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    /// So many files, or days.
+    pub(super) count: usize,
+    /// Whether the files of a day count as one.
+    pub(super) by_day: bool,
+    /// Octets in all of them.
+    pub(super) octets: u64,
+}
+
+/// Gives the current file the name of a day, and removes the oldest beyond what is kept.
+pub(super) fn put_away(directory: &Path, day: Date, kept: &Kept) -> io::Result<()> {
     let names = names(directory)?;
     let of_day = names.iter().filter(|name| name.day == day);
     let mut name = Name {
@@ -187,7 +198,7 @@ pub(super) fn put_away(directory: &Path, day: Date, keep: usize) -> io::Result<(
         name.number += 1;
     }
     fs::rename(directory.join(CURRENT), directory.join(name.print()))?;
-    forget(directory, &names, keep)
+    forget(directory, kept)
 }
 
 fn reserve(path: &Path) -> io::Result<()> {
@@ -196,10 +207,22 @@ fn reserve(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// `names` without the newest, which was given just now.
-fn forget(directory: &Path, names: &[Name], keep: usize) -> io::Result<()> {
-    let spare = (names.len() + 1).saturating_sub(keep);
-    for name in names.iter().take(spare) {
+/// Removes the oldest files beyond what is kept.
+pub(super) fn forget(directory: &Path, kept: &Kept) -> io::Result<()> {
+    let names = names(directory)?;
+    let (mut count, mut octets, mut later) = (0, 0_u64, None);
+    let stays = |name: &&Name| {
+        if !(kept.by_day && later == Some(name.day)) {
+            count += 1;
+        }
+        later = Some(name.day);
+        // What cannot be looked at is gone, or does not let itself be removed, which says so.
+        let found = fs::symlink_metadata(directory.join(name.print()));
+        octets = octets.saturating_add(found.map_or(0, |found| found.len()));
+        count <= kept.count && octets <= kept.octets
+    };
+    let spare = names.len() - names.iter().rev().take_while(stays).count();
+    for name in &names[..spare] {
         match fs::remove_file(directory.join(name.print())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -217,9 +240,14 @@ mod tests {
         earlier(directory).unwrap().into_iter().map(name).collect()
     }
 
-    fn put(directory: &Path, day: &str, keep: usize) {
+    fn put(directory: &Path, day: &str, count: usize) {
+        let kept = Kept {
+            count,
+            by_day: false,
+            octets: u64::MAX,
+        };
         fs::write(directory.join(CURRENT), format!("of {day}")).unwrap();
-        put_away(directory, day.parse().unwrap(), keep).unwrap();
+        put_away(directory, day.parse().unwrap(), &kept).unwrap();
         assert!(!directory.join(CURRENT).exists());
     }
 
@@ -268,6 +296,38 @@ mod tests {
         assert_eq!(listed(directory), expected);
         put(directory, "2026-11-22", 1);
         assert_eq!(listed(directory), ["transactions-2026-11-22.log"]);
+    }
+
+    #[test]
+    fn the_oldest_go_by_days_and_by_octets() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path();
+        for day in ["20", "21", "21", "21", "22"] {
+            put(directory, &format!("2026-11-{day}"), 100);
+        }
+        let left = |count, octets| {
+            let by_day = true;
+            let kept = Kept {
+                count,
+                by_day,
+                octets,
+            };
+            forget(directory, &kept).unwrap();
+            listed(directory).len()
+        };
+        let each = "of 2026-11-21".len() as u64;
+        assert_eq!(left(3, u64::MAX), 5);
+        assert_eq!(left(2, u64::MAX), 4, "three of a day are one day");
+        assert_eq!(left(2, each * 3), 3);
+        assert_eq!(
+            listed(directory),
+            [
+                "transactions-2026-11-21.2.log",
+                "transactions-2026-11-21.3.log",
+                "transactions-2026-11-22.log"
+            ]
+        );
+        assert_eq!(left(2, each - 1), 0);
     }
 
     #[test]

@@ -447,6 +447,28 @@ fn a_file_is_put_away_when_it_is_full_and_the_oldest_go() {
 }
 
 #[test]
+fn all_files_together_have_their_bound_within_a_day_too() {
+    let world = World::new();
+    let bounded = TransactionLogConfig {
+        max_size: Some(32_768),
+        ..config(Format::W3c)
+    };
+    // What was written before there was a bound counts.
+    fs::create_dir(world.directory()).unwrap();
+    let before = world.directory().join("transactions-2026-11-01.log");
+    fs::write(&before, "x".repeat(40_000)).unwrap();
+    world.record(&bounded, "held", 2_000);
+    world.record(&bounded, "removed", 1);
+    assert!(!before.exists());
+    let (current, files) = (world.current(), world.earlier());
+    assert!(current.ends_with('\n') && current.contains(" removed "));
+    let sizes: Vec<_> = files.iter().chain([&current]).map(String::len).collect();
+    assert!(sizes.iter().all(|size| *size <= 4_096), "{sizes:?}");
+    let total: usize = sizes.iter().sum();
+    assert!((20_000..=32_768).contains(&total), "{sizes:?}");
+}
+
+#[test]
 fn a_disk_that_is_full_stops_nobody_and_the_log_goes_on_by_itself() {
     let world = World::new();
     let directory = world.directory();

@@ -91,7 +91,7 @@ impl Trail {
         self.is_turned = true;
     }
 
-    /// Something came: what is answered from now on took its time since.
+    /// Something came, or, where we are the client, goes out or was answered: what is answered next took its time since.
     pub fn heard(&mut self) {
         if let Some(log) = &self.log {
             self.heard = (log.shared.clock)();

@@ -4,7 +4,8 @@
 //! counted. Nobody waits for this thread but the end of the process.
 
 use std::io;
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::mpsc::Receiver;
@@ -13,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use atrn_shared::directory::make_durable;
 use jiff::Timestamp;
-use nix::sys::statvfs::statvfs;
+use nix::errno::Errno;
+use nix::sys::statvfs::{Statvfs, statvfs};
 use tracing::{error, info, warn};
 
 use super::event::{Event, Origin, Record};
-use super::rotate::{self, Current};
+use super::rotate::{self, Current, Kept};
 use super::{Block, Shared};
 use crate::config::Rotate;
 
@@ -25,12 +27,16 @@ use crate::config::Rotate;
 const PAUSE: Duration = Duration::from_millis(250);
 /// Octets that are written at a time.
 const BATCH_OCTETS: usize = 1 << 20;
-/// The file and the disk are looked at this often.
+/// The file and the disk are looked at at least this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What is left on the disk is for mail: the queue refuses new mail somewhat later than the log stops.
-const RESERVE_OCTETS: u64 = 48 << 20;
-/// The log goes on when there is so much again.
-const RESUME_OCTETS: u64 = 64 << 20;
+/// What the log leaves free is a twentieth of the file system, but no less and no more than this.
+const RESERVE_OCTETS: RangeInclusive<u64> = 512 << 20..=2 << 30;
+/// It never leaves less: the queue refuses new mail at half of it.
+const RESERVE_OCTETS_MIN: u64 = 48 << 20;
+/// All files have a tenth of the file system where nobody says otherwise, but no less and no more than this.
+const FILES_OCTETS: RangeInclusive<u64> = 1 << 20..=2 << 30;
+/// So many files have the room of all: that is how much of the past goes at a time.
+const FILES: u64 = 8;
 /// That the thread does not keep up is said once in so long.
 const LOSS_SAID_EVERY: Duration = Duration::from_secs(60);
 
@@ -40,12 +46,16 @@ pub(super) struct Place {
     pub(super) directory: PathBuf,
     pub(super) rotate: Rotate,
     pub(super) keep: usize,
+    /// Octets of all files.
+    pub(super) max_size: Option<u64>,
 }
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
     blocks: Receiver<Block>,
     place: Place,
+    /// Octets of all files.
+    max_size: u64,
     current: Option<Current>,
     /// Whole lines that are not written yet.
     pending: Vec<u8>,
@@ -61,6 +71,7 @@ impl Writer {
         Self {
             shared,
             blocks,
+            max_size: place.max_size.unwrap_or(*FILES_OCTETS.start()),
             place,
             current: None,
             pending: Vec::new(),
@@ -113,9 +124,10 @@ impl Writer {
 
     fn write(&mut self) -> io::Result<()> {
         let now = (self.shared.clock)();
+        // Each time: whoever fills the log fills the disk faster than a clock strikes.
+        self.check_disk()?;
         if self.is_failing || self.must_look() {
             self.looked_at = Some(Instant::now());
-            self.check_disk()?;
             if !self.current.as_ref().is_some_and(Current::is_in_place) {
                 self.current = None;
             }
@@ -129,15 +141,15 @@ impl Writer {
         Ok(())
     }
 
-    fn check_disk(&self) -> io::Result<()> {
-        let wanted = if self.is_failing {
-            RESUME_OCTETS
-        } else {
-            RESERVE_OCTETS
-        };
-        make_durable(&self.place.directory)?;
-        let disk = statvfs(&self.place.directory)?;
+    fn check_disk(&mut self) -> io::Result<()> {
+        let disk = disk(&self.place.directory)?;
+        let size = disk.blocks().saturating_mul(disk.fragment_size());
         let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+        let max_size = self.place.max_size;
+        self.max_size = max_size.unwrap_or_else(|| files_max(size));
+        let reserve = reserve(size);
+        // It does not begin again for a few records.
+        let wanted = reserve + if self.is_failing { reserve / 8 } else { 0 };
         if free >= wanted {
             return Ok(());
         }
@@ -148,12 +160,13 @@ impl Writer {
     /// The file, opened where it is not, with a header that tells its fields: whoever went before may have had others.
     fn current(&mut self, now: Timestamp) -> io::Result<&mut Current> {
         if self.current.is_none() {
-            let directory = &self.place.directory;
+            let (directory, kept) = (&self.place.directory, self.kept());
+            rotate::forget(directory, &kept)?;
             let mut current = Current::open(directory, now)?;
             let first = current.first()?;
             if first.is_some_and(|first| !self.shared.formatter.may_begin_with(first)) {
                 // Two formats in one file would be read by nobody.
-                rotate::put_away(directory, current.day, self.place.keep)?;
+                rotate::put_away(directory, current.day, &kept)?;
                 current = Current::open(directory, now)?;
             }
             let mut header = self.shared.formatter.header(now);
@@ -168,10 +181,21 @@ impl Writer {
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// Octets of a file, also within a day.
     fn limit(&self) -> u64 {
+        let share = self.max_size / FILES;
         match self.place.rotate {
-            Rotate::Daily => u64::MAX,
-            Rotate::Size(limit) => limit,
+            Rotate::Daily => share,
+            Rotate::Size(limit) => limit.min(share),
+        }
+    }
+
+    /// The current file may always become as large as it may.
+    fn kept(&self) -> Kept {
+        Kept {
+            count: self.place.keep,
+            by_day: self.place.rotate == Rotate::Daily,
+            octets: self.max_size.saturating_sub(self.limit()),
         }
     }
 
@@ -190,7 +214,7 @@ impl Writer {
         if is_old || current.octets.saturating_add(first_line) > limit {
             let day = current.day;
             self.current = None;
-            rotate::put_away(&self.place.directory, day, self.place.keep)?;
+            rotate::put_away(&self.place.directory, day, &self.kept())?;
         }
         Ok(())
     }
@@ -275,6 +299,32 @@ impl Writer {
     }
 }
 
+/// What is left for mail, on a file system of so many octets.
+fn reserve(size: u64) -> u64 {
+    let (least, most) = RESERVE_OCTETS.into_inner();
+    let share = (size / 20).clamp(least, most);
+    // Of a small one, such as a tmpfs, that would be all.
+    share.min(size / 4).max(RESERVE_OCTETS_MIN)
+}
+
+/// What all files may have, on a file system of so many octets, where nobody says otherwise.
+fn files_max(size: u64) -> u64 {
+    let (least, most) = FILES_OCTETS.into_inner();
+    (size / 10).clamp(least, most)
+}
+
+/// The file system under the directory, which is made where it is missing: to make sure of one that is there would cost
+/// a sync each time.
+fn disk(directory: &Path) -> io::Result<Statvfs> {
+    match statvfs(directory) {
+        Err(Errno::ENOENT) => {
+            make_durable(directory)?;
+            Ok(statvfs(directory)?)
+        }
+        found => Ok(found?),
+    }
+}
+
 /// Octets of the lines that fit, at least of one.
 fn lines_within(lines: &[u8], room: u64) -> usize {
     let room = usize::try_from(room).unwrap_or(usize::MAX);
@@ -293,4 +343,27 @@ fn first_line(lines: &[u8]) -> u64 {
 
 fn lines(lines: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', lines).count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_stops_well_before_the_queue_does() {
+        const MIB: u64 = 1 << 20;
+        for (size, left, files) in [
+            (0, 48, 1),
+            (60, 48, 6),
+            (200, 50, 20),
+            (1_000, 250, 100),
+            (2_000, 500, 200),
+            (10_240, 512, 1_024),
+            (20_480, 1_024, 2_048),
+            (1 << 20, 2_048, 2_048),
+        ] {
+            assert_eq!(reserve(size * MIB), left * MIB, "{size}");
+            assert_eq!(files_max(size * MIB), files * MIB, "{size}");
+        }
+    }
 }

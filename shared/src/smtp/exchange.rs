@@ -13,6 +13,9 @@ use crate::sasl::Mechanism;
 /// Octets of an argument, or of the words of a refusal, that are kept. No command that is taken is longer, but with
 /// many parameters.
 pub const TEXT_OCTETS_MAX: usize = 512;
+/// The same for the arguments of commands that nothing comes of: anybody may repeat them with as many octets as a
+/// line has.
+pub const IDLE_TEXT_OCTETS_MAX: usize = 64;
 
 /// What a reply answers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,7 +37,7 @@ pub enum What {
 pub struct Said {
     /// What it is.
     pub what: What,
-    /// The argument of a command, cut at [`TEXT_OCTETS_MAX`].
+    /// The argument of a command, cut at [`TEXT_OCTETS_MAX`], or at [`IDLE_TEXT_OCTETS_MAX`] where it tells nothing of mail.
     pub argument: String,
     /// Octets of the line, with its end.
     pub octets: usize,
@@ -85,7 +88,11 @@ impl Said {
         let argument = match verb {
             // Whatever else stands behind AUTH may be a secret, also where a mechanism belongs.
             Verb::Auth => mechanism(argument),
-            _ => cut(argument),
+            // Who speaks, who sends, to whom, and which mail is asked for.
+            Verb::Atrn | Verb::Ehlo | Verb::Helo | Verb::Lhlo | Verb::Mail | Verb::Rcpt => {
+                cut(argument, TEXT_OCTETS_MAX)
+            }
+            _ => cut(argument, IDLE_TEXT_OCTETS_MAX),
         };
         Self {
             what: What::Command(verb),
@@ -105,9 +112,9 @@ impl Answer {
         let is_refusal = reply.is_transient() || reply.is_permanent();
         let text = match reply.lines() {
             _ if words == Words::OfRefusals && !is_refusal => Cow::Borrowed(""),
-            [Cow::Borrowed(only)] => Cow::Borrowed(cut(only)),
-            [Cow::Owned(only)] => Cow::Owned(cut(only).to_owned()),
-            _ => Cow::Owned(cut(&reply.text()).to_owned()),
+            [Cow::Borrowed(only)] => Cow::Borrowed(cut(only, TEXT_OCTETS_MAX)),
+            [Cow::Owned(only)] => Cow::Owned(cut(only, TEXT_OCTETS_MAX).to_owned()),
+            _ => Cow::Owned(cut(&reply.text(), TEXT_OCTETS_MAX).to_owned()),
         };
         let words = reply.lines().first().map_or(0, |line| line.len());
         let codes = if reply.enhanced().is_some() { 10 } else { 4 };
@@ -120,8 +127,8 @@ impl Answer {
     }
 }
 
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_OCTETS_MAX)]
+fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
 }
 
 /// Which words are kept.
@@ -269,6 +276,10 @@ mod tests {
         let line = format!("MAIL {}", "ü".repeat(TEXT_OCTETS_MAX));
         let said = Said::line(line.as_bytes());
         assert_eq!(said.argument.len(), TEXT_OCTETS_MAX);
+        for verb in ["NOOP", "HELP", "VRFY", "EXPN", "BDAT"] {
+            let said = Said::line(format!("{verb} x{}", "ü".repeat(200)).as_bytes());
+            assert_eq!(said.argument.len(), IDLE_TEXT_OCTETS_MAX - 1, "{verb}");
+        }
         let reply = Reply::bare(550, "x".repeat(TEXT_OCTETS_MAX + 1));
         let of = |reply: &Reply, words| Answer::of(reply, words).text;
         assert_eq!(of(&reply, Words::OfRefusals).len(), TEXT_OCTETS_MAX);
