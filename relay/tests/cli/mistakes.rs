@@ -14,7 +14,7 @@ const MISTAKES: [Mistake; 8] = [
     // Unknown key.
     (
         |setup| setup.edit("relay.toml", |text| text.replacen("listen =", "lisen =", 1)),
-        "DIR/relay.toml:9: lisen: is not a known key in [smtp]; did you mean \"listen\"?",
+        "DIR/relay.toml:10: lisen: is not a known key in [smtp]; did you mean \"listen\"?",
     ),
     // Bad duration.
     (
@@ -47,12 +47,12 @@ const MISTAKES: [Mistake; 8] = [
     // A key that cannot be read.
     (
         |setup| fs::remove_file(setup.path("relay.key")).unwrap(),
-        "DIR/relay.toml:15: tls: cannot read DIR/relay.key: No such file or directory",
+        "DIR/relay.toml:16: tls: cannot read DIR/relay.key: No such file or directory",
     ),
     // A key that others can read.
     (
         |setup| setup.set_mode("relay.key", 0o640),
-        "DIR/relay.toml:15: tls: DIR/relay.key is readable by others; run: chmod 600 DIR/relay.key",
+        "DIR/relay.toml:16: tls: DIR/relay.key is readable by others; run: chmod 600 DIR/relay.key",
     ),
     // A secret that others can read.
     (
