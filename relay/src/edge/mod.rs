@@ -42,6 +42,17 @@ pub(crate) struct Edge {
     pub(crate) audit: Audit,
 }
 
+impl Edge {
+    /// Asks on behalf of a client.
+    fn names_for(&self, address: IpAddr) -> Names {
+        if self.limits.is_exempt(address) {
+            self.names.clone()
+        } else {
+            self.names.of_client(address)
+        }
+    }
+}
+
 impl Service for Edge {
     const SIDE: Side = Side::Smtp;
 

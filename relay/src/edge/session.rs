@@ -63,9 +63,14 @@ pub(super) async fn serve(
     let is_exempt = edge.limits.is_exempt(peer.ip());
     let local = stream.local_addr().ok();
     let mut session = Session {
-        client_name: client_name(&edge.names, &settings, peer.ip()),
-        listings: (!is_exempt)
-            .then(|| Listings::look_up(&edge.names, &settings.config.smtp.dnsbl, peer.ip())),
+        client_name: client_name(&edge.names_for(peer.ip()), &settings, peer.ip()),
+        listings: (!is_exempt).then(|| {
+            Listings::look_up(
+                &edge.names.on_arrival(),
+                &settings.config.smtp.dnsbl,
+                peer.ip(),
+            )
+        }),
         server: Server::new(config(&settings, is_exempt), tls_state(&settings)),
         trail: edge.log.session(Service::Smtp, id, peer, local),
         is_exempt,

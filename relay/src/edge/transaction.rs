@@ -21,7 +21,7 @@ use super::verify::{Iprev, Sender, Verification, Verified};
 use super::{Edge, policy};
 use crate::config::{Authentication, DomainConfig};
 use crate::limits::{Attempt, Exhausted, Offence, Share, of_content};
-use crate::names::{ClientName, Verdict};
+use crate::names::{ClientName, Names, Verdict};
 use crate::queue::{BodyWriter, Envelope, QueueId, Recipient, SessionId, StoreError};
 use crate::settings::Settings;
 
@@ -77,7 +77,7 @@ impl Transaction {
         let is_asked = |domain: &DomainConfig| domain.authentication != Authentication::Off;
         let sender = (!verifier.is_off() && config.domains.iter().any(is_asked)).then(|| {
             let (client, hostname) = (caller.peer.ip(), config.hostname.as_str());
-            Sender::of(verifier.names(), &reverse_path, client, hello, hostname)
+            Sender::of(caller.names(), &reverse_path, client, hello, hostname)
         });
         Ok(Self {
             sender,
@@ -170,8 +170,7 @@ impl Transaction {
         if let Some(sender) = &self.sender
             && self.authentication(caller) != Authentication::Off
         {
-            self.verification
-                .ask(&caller.edge.verifier, sender.domain());
+            self.verification.ask(&caller.edge.verifier, sender);
         }
         self.body = Some(caller.edge.store.body());
         self.trace = Some(Arrival {
@@ -326,6 +325,11 @@ impl From<Reply> for End {
 }
 
 impl Caller<'_> {
+    /// Asks on its behalf.
+    fn names(&self) -> Names {
+        self.edge.names_for(self.peer.ip())
+    }
+
     fn offends(&self, offence: Offence) {
         // What follows from it, the session asks.
         let _ = self.edge.limits.offence(self.peer.ip(), offence);
@@ -389,7 +393,7 @@ fn reverse_name(verdict: &Verdict) -> ReverseName<'_> {
         Verdict::NotAsked => ReverseName::NotAsked,
         Verdict::Verified(name) => ReverseName::Verified(name.as_str()),
         Verdict::Unverified(name) => ReverseName::Unverified(name.as_ref().map(Domain::as_str)),
-        Verdict::Failed => ReverseName::Failed,
+        Verdict::Nameless | Verdict::Failed => ReverseName::Failed,
     }
 }
 

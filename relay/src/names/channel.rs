@@ -1,7 +1,7 @@
 //! The socket to the resolver child, seen from the mail process: who asked what, and the answers.
 //!
-//! What is asked by many at once goes to the child once. The number of questions under way is bounded, and each has its
-//! time. The child is not trusted: what it says is read with limits, an answer that nobody waits for is dropped, and a child
+//! What is asked by many at once goes to the child once. The number of questions under way is bounded, in all and for each
+//! client, and each has its time. The child is not trusted: what it says is read with limits, an answer that nobody waits for is dropped, and a child
 //! that says what ours would never say is not listened to again.
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,13 +16,12 @@ use tokio::time::{interval, timeout};
 use tracing::{error, info, warn};
 
 use super::cache::Cache;
+use super::places::{Asker, PLACES, Place, Places};
 use super::protocol::{
     ANSWER_OCTETS_MAX, Frame, News, Outcome, Question, Records, Reply, read_frame, write_question,
 };
 use super::{Answer, Health, State, Trouble};
 
-/// Questions that wait for an answer.
-const UNDER_WAY_MAX: usize = 1_000;
 /// How much longer than an asker waits the answer is still welcome, for those who ask next.
 const GRACE: Duration = Duration::from_secs(1);
 /// How often questions are looked for that will have no answer.
@@ -31,6 +30,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 const FAILURES_MAX: u64 = 10;
 
 type Shared = Arc<Answer<Records>>;
+type Receiver = watch::Receiver<Option<Shared>>;
 
 /// Asks the child.
 #[derive(Debug)]
@@ -43,18 +43,26 @@ pub(super) struct Channel {
 struct Common {
     cache: Cache,
     limit: Duration,
+    places: Places,
     under_way: Mutex<UnderWay>,
 }
 
 #[derive(Debug)]
 struct UnderWay {
     last_id: u64,
-    questions: BTreeMap<u64, (Question, Instant)>,
+    questions: BTreeMap<u64, Asked>,
     answers: HashMap<Question, watch::Sender<Option<Shared>>>,
     /// Answers so far: more than were asked for is an attack.
     answered: u64,
     failures_in_row: u64,
     health: Health,
+}
+
+#[derive(Debug)]
+struct Asked {
+    question: Question,
+    since: Instant,
+    _place: Place,
 }
 
 impl Channel {
@@ -64,6 +72,7 @@ impl Channel {
         let common = Arc::new(Common {
             cache: Cache::new(),
             limit,
+            places: Places::new(),
             under_way: Mutex::new(UnderWay {
                 last_id: 0,
                 questions: BTreeMap::new(),
@@ -73,31 +82,37 @@ impl Channel {
                 health,
             }),
         });
-        let (frames, waiting) = mpsc::channel(UNDER_WAY_MAX);
+        let (frames, waiting) = mpsc::channel(PLACES);
         tokio::spawn(send(Arc::clone(&socket), waiting));
         tokio::spawn(listen(socket, Arc::clone(&common)));
         Self { common, frames }
     }
 
     /// The answer, from the cache or from the child, within the time for it.
-    pub(super) async fn ask(&self, question: Question) -> Shared {
+    pub(super) async fn ask(&self, asker: Asker, question: Question) -> Shared {
         if let Some(answer) = self.common.cache.find(&question) {
             return answer;
         }
-        let mut answer = match self.begin(question) {
-            Ok(answer) => answer,
-            Err(trouble) => return Arc::new(Answer::Trouble(trouble)),
+        let answered = timeout(self.common.limit, self.ask_child(asker, question)).await;
+        let answered = answered.unwrap_or(Err(Trouble::TimedOut));
+        answered.unwrap_or_else(|trouble| Arc::new(Answer::Trouble(trouble)))
+    }
+
+    async fn ask_child(&self, asker: Asker, question: Question) -> Result<Shared, Trouble> {
+        let mut answer = match self.join(&question)? {
+            Some(answer) => answer,
+            None => {
+                let place = self.common.places.take(asker).await?;
+                // There may have been a wait.
+                if let Some(answer) = self.common.cache.find(&question) {
+                    return Ok(answer);
+                }
+                self.begin(question, place)?
+            }
         };
-        let answered = timeout(self.common.limit, answer.wait_for(Option::is_some)).await;
-        let trouble = match answered {
-            Ok(Ok(answer)) => match &*answer {
-                Some(answer) => return Arc::clone(answer),
-                None => Trouble::Gone,
-            },
-            Ok(Err(_)) => Trouble::Gone,
-            Err(_) => Trouble::TimedOut,
-        };
-        Arc::new(Answer::Trouble(trouble))
+        let answer = answer.wait_for(Option::is_some).await;
+        let answer = answer.map_err(|_| Trouble::Gone)?;
+        answer.clone().ok_or(Trouble::Gone)
     }
 
     pub(super) fn limit(&self) -> Duration {
@@ -108,17 +123,16 @@ impl Channel {
         self.common.lock().health.clone()
     }
 
-    /// Joins those who wait for this answer, or asks.
-    fn begin(&self, question: Question) -> Result<watch::Receiver<Option<Shared>>, Trouble> {
+    /// Joins those who wait for this answer, if anybody does.
+    fn join(&self, question: &Question) -> Result<Option<Receiver>, Trouble> {
+        self.common.lock().join(question)
+    }
+
+    /// Asks, or joins those who wait for this answer.
+    fn begin(&self, question: Question, place: Place) -> Result<Receiver, Trouble> {
         let mut under_way = self.common.lock();
-        if under_way.health.state != State::Running {
-            return Err(Trouble::Gone);
-        }
-        if let Some(answer) = under_way.answers.get(&question) {
-            return Ok(answer.subscribe());
-        }
-        if under_way.questions.len() >= UNDER_WAY_MAX {
-            return Err(Trouble::Busy);
+        if let Some(answer) = under_way.join(&question)? {
+            return Ok(answer);
         }
         under_way.last_id += 1;
         let id = under_way.last_id;
@@ -127,9 +141,12 @@ impl Channel {
             .map_err(|_| Trouble::Busy)?;
         let (sender, receiver) = watch::channel(None);
         under_way.health.asked += 1;
-        under_way
-            .questions
-            .insert(id, (question.clone(), Instant::now()));
+        let asked = Asked {
+            question: question.clone(),
+            since: Instant::now(),
+            _place: place,
+        };
+        under_way.questions.insert(id, asked);
         under_way.answers.insert(question, sender);
         Ok(receiver)
     }
@@ -162,7 +179,7 @@ impl Common {
             return Err("it sent more answers than it was asked for");
         }
         // It came too late, for instance.
-        let Some((question, _)) = under_way.questions.remove(&id) else {
+        let Some(Asked { question, .. }) = under_way.questions.remove(&id) else {
             return Ok(());
         };
         let answer: Shared = Arc::new(match outcome {
@@ -185,14 +202,15 @@ impl Common {
     /// Questions that were under way when a child ended have no answer.
     fn sweep(&self) {
         let mut under_way = self.lock();
-        while let Some((id, (question, since))) = under_way.questions.first_key_value()
-            && since.elapsed() > self.limit + GRACE
+        while let Some(oldest) = under_way.questions.first_entry()
+            && oldest.get().since.elapsed() > self.limit + GRACE
         {
-            let (id, question) = (*id, question.clone());
-            under_way.questions.remove(&id);
+            let Asked { question, .. } = oldest.remove();
             under_way.answers.remove(&question);
             under_way.note_outcome(&Answer::Trouble(Trouble::TimedOut));
         }
+        drop(under_way);
+        self.places.sweep();
     }
 
     fn give_up(&self, reason: &str) {
@@ -208,6 +226,13 @@ impl Common {
 }
 
 impl UnderWay {
+    fn join(&self, question: &Question) -> Result<Option<Receiver>, Trouble> {
+        match self.health.state {
+            State::Running => Ok(self.answers.get(question).map(watch::Sender::subscribe)),
+            State::Gone => Err(Trouble::Gone),
+        }
+    }
+
     fn note_outcome(&mut self, answer: &Answer<Records>) {
         let health = &mut self.health;
         if answer.is_trouble() {
@@ -284,5 +309,81 @@ impl Records {
                 | (Self::Txt(_), Question::Txt(_))
                 | (Self::Spf(_), Question::Spf(_))
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::net::IpAddr;
+
+    use crate::limits::Origin;
+    use crate::names::protocol::{Name, read_question, write_frame};
+
+    fn health() -> Health {
+        Health {
+            state: State::Running,
+            servers: Vec::new(),
+            transport: String::new(),
+            sandbox: String::new(),
+            asked: 0,
+            failed: 0,
+            restarts: 0,
+            last_answer: None,
+            last_failure: None,
+        }
+    }
+
+    /// A child whose name servers say nothing of `slow.example`, and that there is nothing else.
+    async fn answer_some(socket: UnixDatagram) {
+        let mut frame = vec![0; ANSWER_OCTETS_MAX];
+        loop {
+            let octets = socket.recv(&mut frame).await.unwrap();
+            let Some((id, Question::Mx(name))) = read_question(&frame[..octets]) else {
+                return;
+            };
+            if !name.as_str().ends_with("slow.example") {
+                let outcome = Outcome::Absent;
+                let reply = Reply { outcome, ttl: 60 };
+                socket
+                    .send(&write_frame(&Frame::Answer(id, reply)))
+                    .await
+                    .unwrap();
+            }
+        }
+    }
+
+    fn mx(name: &str) -> Question {
+        Question::Mx(Name::parse(name).unwrap())
+    }
+
+    fn asker(client: &str) -> Asker {
+        let client: IpAddr = client.parse().unwrap();
+        Asker {
+            client: Some(Origin::of(client)),
+            is_arrival: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn whose_questions_have_no_answer_takes_none_from_others() {
+        let (ours, childs) = UnixDatagram::pair().unwrap();
+        tokio::spawn(answer_some(childs));
+        let channel = Arc::new(Channel::new(ours, Duration::from_secs(3_600), health()));
+        for number in 0..2 * PLACES {
+            let channel = Arc::clone(&channel);
+            let question = mx(&format!("{number}.slow.example"));
+            let asked =
+                tokio::spawn(async move { channel.ask(asker("192.0.2.1"), question).await });
+            tokio::task::yield_now().await;
+            // As at the end of a transaction.
+            if number % 2 == 0 {
+                asked.abort();
+            }
+        }
+        let answer = channel.ask(asker("192.0.2.2"), mx("honest.example")).await;
+        assert_eq!(*answer, Answer::Absent);
+        assert!(channel.common.lock().questions.len() < PLACES / 10);
     }
 }

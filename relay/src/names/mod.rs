@@ -4,6 +4,7 @@
 //! * `protocol`: the frames between the two, as pure functions;
 //! * `cache`: answers that are still good, and questions that are under way;
 //! * `channel`: the socket, seen from the mail process;
+//! * `places`: how many questions may be under way, and for whom;
 //! * `child`: the other process, and the guardian that starts it again;
 //! * `reverse`: what the names of a client say about it.
 
@@ -11,6 +12,7 @@ mod cache;
 mod channel;
 mod child;
 mod guardian;
+mod places;
 #[doc(hidden)]
 pub mod protocol;
 mod reverse;
@@ -30,7 +32,10 @@ pub(crate) use reverse::{ClientName, Verdict};
 pub use spawn::{Resolver, SpawnError, spawn};
 
 use channel::Channel;
+use places::Asker;
 use protocol::{Name, Question, Records};
+
+use crate::limits::Origin;
 
 /// The answer to a question.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -93,25 +98,50 @@ pub enum State {
 
 /// Asks. Clones are cheap handles of the same cache and the same child.
 #[derive(Clone, Debug)]
-pub struct Names(Option<Arc<Channel>>);
+pub struct Names {
+    /// `None`: nobody is asked.
+    channel: Option<Arc<Channel>>,
+    asker: Asker,
+}
 
 impl Names {
     /// Asks nobody: every answer is [`Trouble::Off`].
     #[must_use]
     pub fn off() -> Self {
-        Self(None)
+        Self::new(None)
+    }
+
+    fn new(channel: Option<Arc<Channel>>) -> Self {
+        Self {
+            channel,
+            asker: Asker::default(),
+        }
+    }
+
+    /// Asks for a client, which gets a share of all questions and no more.
+    pub(crate) fn of_client(&self, address: IpAddr) -> Self {
+        let mut names = self.clone();
+        names.asker.client = Some(Origin::of(address));
+        names
+    }
+
+    /// Asks about a client that has just come, by names that it does not choose: they are answered when others have no room.
+    pub(crate) fn on_arrival(&self) -> Self {
+        let mut names = self.clone();
+        names.asker.is_arrival = true;
+        names
     }
 
     /// Whether look-ups are switched off.
     #[must_use]
     pub fn is_off(&self) -> bool {
-        self.0.is_none()
+        self.channel.is_none()
     }
 
     /// How long an answer may take.
     #[must_use]
     pub fn limit(&self) -> Duration {
-        self.0
+        self.channel
             .as_ref()
             .map_or(Duration::ZERO, |channel| channel.limit())
     }
@@ -119,7 +149,7 @@ impl Names {
     /// How look-ups go; `None`: they are switched off.
     #[must_use]
     pub fn health(&self) -> Option<Health> {
-        self.0.as_ref().map(|channel| channel.health())
+        self.channel.as_ref().map(|channel| channel.health())
     }
 
     /// The names that an address claims to have (PTR). Nothing is confirmed.
@@ -171,9 +201,9 @@ impl Names {
     }
 
     async fn ask(&self, question: Question) -> Answer<Records> {
-        match &self.0 {
+        match &self.channel {
             // What many asked for is cloned for each.
-            Some(channel) => Arc::unwrap_or_clone(channel.ask(question).await),
+            Some(channel) => Arc::unwrap_or_clone(channel.ask(self.asker, question).await),
             None => Answer::Trouble(Trouble::Off),
         }
     }

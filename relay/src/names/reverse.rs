@@ -27,7 +27,9 @@ pub(crate) enum Verdict {
     Verified(Domain),
     /// It is not. The name is that of the address, if that has one that leads back to it.
     Unverified(Option<Domain>),
-    /// The address has no name, or nobody could say.
+    /// The address has no name.
+    Nameless,
+    /// Nobody could say.
     Failed,
 }
 
@@ -38,7 +40,9 @@ enum Pointers {
     Confirmed(Vec<Domain>),
     /// None of them leads back to it.
     Claimed,
-    /// There is none, or nobody could say.
+    /// There is none.
+    Absent,
+    /// Nobody could say.
     Failed,
 }
 
@@ -53,6 +57,7 @@ enum Hello {
 fn decide(pointers: &Pointers, name: &str, hello: Hello) -> Verdict {
     match pointers {
         Pointers::Failed => Verdict::Failed,
+        Pointers::Absent => Verdict::Nameless,
         Pointers::Claimed => Verdict::Unverified(None),
         Pointers::Confirmed(names) => {
             let same = |domain: &&Domain| domain.as_str().eq_ignore_ascii_case(name);
@@ -178,8 +183,10 @@ impl<T: Send + 'static> Awaited<T> {
 }
 
 async fn pointers(names: Names, address: IpAddr) -> Pointers {
-    let Answer::Found(claimed) = names.pointers(address).await else {
-        return Pointers::Failed;
+    let claimed = match names.on_arrival().pointers(address).await {
+        Answer::Found(claimed) => claimed,
+        Answer::Absent => return Pointers::Absent,
+        Answer::Trouble(_) => return Pointers::Failed,
     };
     let mut forward = JoinSet::new();
     for (place, name) in claimed.iter().take(POINTERS_MAX).enumerate() {
@@ -251,7 +258,7 @@ impl fmt::Display for Verdict {
             Self::Verified(name) => write!(f, "{name}"),
             Self::Unverified(Some(name)) => write!(f, "{name} unverified"),
             Self::Unverified(None) => f.write_str("unverified"),
-            Self::Failed => f.write_str("failed"),
+            Self::Nameless | Self::Failed => f.write_str("failed"),
         }
     }
 }
@@ -295,6 +302,7 @@ mod tests {
                 Verdict::Unverified(None),
             ),
             (Pointers::Failed, "a.example", Hello::Its, Verdict::Failed),
+            (Pointers::Absent, "a.example", Hello::Its, Verdict::Nameless),
         ] {
             assert_eq!(
                 decide(&pointers, name, hello),

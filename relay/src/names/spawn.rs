@@ -105,7 +105,7 @@ impl Resolver {
     pub fn start(self) -> io::Result<Names> {
         let socket = tokio::net::UnixDatagram::from_std(self.socket)?;
         let channel = Channel::new(socket, self.limit, self.health);
-        Ok(Names(Some(channel.into())))
+        Ok(Names::new(Some(channel.into())))
     }
 }
 

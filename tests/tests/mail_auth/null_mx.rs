@@ -1,5 +1,7 @@
 //! Domains that take no mail (RFC 7505).
 
+use std::collections::BTreeSet;
+
 use atrn_tests::dns::{Answer, Dns};
 
 use super::{session, setup};
@@ -29,6 +31,26 @@ fn a_sender_whom_nobody_could_answer_is_refused_and_trouble_is_no_reason() {
         peer.ask("RCPT TO:<user@elsewhere.example>", "550 5.7.1 ");
         peer.ask("RSET", "250");
     }
+}
+
+#[test]
+fn a_sender_without_a_recipient_costs_no_look_up() {
+    let dns = Dns::start();
+    dns.mx("plain.example", 10, "mx.plain.example");
+    let world = setup(&dns).start();
+    let mut peer = session(&world);
+    peer.ask("MAIL FROM:<a@relayed.example>", "250");
+    peer.ask("RCPT TO:<user@elsewhere.example>", "550 5.7.1 ");
+    peer.ask("RSET", "250");
+    for number in 0..100 {
+        peer.ask(&format!("MAIL FROM:<a@host{number}.example>"), "250");
+        peer.ask("RSET", "250");
+    }
+    peer.ask("MAIL FROM:<a@plain.example>", "250");
+    peer.ask("RCPT TO:<user@example.org>", "250");
+    let asked = dns.queries().into_iter().map(|query| query.name);
+    let asked: BTreeSet<_> = asked.filter(|name| name.ends_with(".example")).collect();
+    assert_eq!(asked, ["plain.example".to_owned()].into());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Who sent a message: SPF, DKIM, DMARC and ARC, and the field at its top that says so.
 //!
 //! A message is verified while it comes, and nothing of it is read twice: [`Forged`] takes out what claims to be our own
-//! verdict, `seen` keeps the header section and hashes the body, DNS is asked meanwhile ([`Sender`] from MAIL on, `texts`
+//! verdict, `seen` keeps the header section and hashes the body, DNS is asked meanwhile ([`Sender`] from the first recipient on, `texts`
 //! from the end of the header section on), and `examine` judges all of it once the message is whole. What becomes of the
 //! message then is decided in `policy`, and written down by `results`.
 
@@ -69,6 +69,7 @@ pub(super) struct Verification {
 /// What is kept of a message, and asked about it.
 struct Inquiry {
     verifier: Verifier,
+    names: Names,
     seen: Seen,
     section: Section,
     /// The domain that SPF is about, if it is one.
@@ -102,10 +103,6 @@ impl Verifier {
     /// Whether anybody can be asked.
     pub(super) fn is_off(&self) -> bool {
         self.0.names.is_off()
-    }
-
-    pub(super) fn names(&self) -> &Names {
-        &self.0.names
     }
 }
 
@@ -146,12 +143,13 @@ impl Verification {
     }
 
     /// It is to be verified.
-    pub(super) fn ask(&mut self, verifier: &Verifier, sender: Option<String>) {
+    pub(super) fn ask(&mut self, verifier: &Verifier, sender: &Sender) {
         self.inquiry = Some(Inquiry {
             verifier: verifier.clone(),
+            names: sender.names().clone(),
             seen: Seen::new(),
             section: Section::Comes,
-            sender,
+            sender: sender.domain(),
         });
     }
 
@@ -229,7 +227,7 @@ impl Inquiry {
     fn end_section(&mut self) {
         if matches!(self.section, Section::Comes) {
             let wanted = self.seen.end_section();
-            let names = self.verifier.names().clone();
+            let names = self.names.clone();
             let asked = tokio::spawn(Texts::of(names, wanted, self.sender.take()));
             self.section = Section::Asked(AbortOnDropHandle::new(asked));
         }
@@ -290,6 +288,8 @@ pub(super) enum Iprev {
     Contradicted,
     /// It has no name.
     Nameless,
+    /// Nobody could say.
+    Trouble,
 }
 
 impl Iprev {
@@ -299,7 +299,8 @@ impl Iprev {
             Verdict::NotAsked => None,
             Verdict::Verified(_) | Verdict::Unverified(Some(_)) => Some(Self::Confirmed),
             Verdict::Unverified(None) => Some(Self::Contradicted),
-            Verdict::Failed => Some(Self::Nameless),
+            Verdict::Nameless => Some(Self::Nameless),
+            Verdict::Failed => Some(Self::Trouble),
         }
     }
 
@@ -308,6 +309,29 @@ impl Iprev {
             Self::Confirmed => Result8601::Pass,
             Self::Contradicted => Result8601::Fail,
             Self::Nameless => Result8601::PermError,
+            Self::Trouble => Result8601::TempError,
         })
+    }
+}
+
+#[cfg(test)]
+mod iprev_tests {
+    use super::*;
+
+    // covers: R8601-1
+    #[test]
+    fn only_an_answer_is_held_against_an_address() {
+        let name = || Domain::parse("mail.example").unwrap();
+        for (verdict, expected) in [
+            (Verdict::NotAsked, None),
+            (Verdict::Verified(name()), Some("pass")),
+            (Verdict::Unverified(Some(name())), Some("pass")),
+            (Verdict::Unverified(None), Some("fail")),
+            (Verdict::Nameless, Some("permerror")),
+            (Verdict::Failed, Some("temperror")),
+        ] {
+            let result = Iprev::of(&verdict).map(|iprev| iprev.judged().result.word());
+            assert_eq!(result, expected, "{verdict:?}");
+        }
     }
 }

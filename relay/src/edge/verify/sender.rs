@@ -19,30 +19,24 @@ pub(in super::super) struct Sender {
     names: Names,
     /// `None`: of the null reverse-path, or an address literal.
     domain: Option<Domain>,
-    exchangers: Option<AbortOnDropHandle<Answer<Vec<Mx>>>>,
-    takes_no_mail: bool,
+    /// `None`: it was not asked yet.
+    takes_no_mail: Option<bool>,
     question: SpfQuestion,
     spf: Option<AbortOnDropHandle<Answer<SpfAnswer>>>,
 }
 
 impl Sender {
-    /// A transaction is opened: asks for the exchangers of the sender's domain.
+    /// A transaction is opened. Nobody is asked before somebody may get the message.
     pub(in super::super) fn of(
-        names: &Names,
+        names: Names,
         reverse_path: &ReversePath,
         client: IpAddr,
         hello: &str,
         hostname: &str,
     ) -> Self {
         let domain = crate::edge::policy::sender(reverse_path).cloned();
-        let exchangers = domain.clone().map(|domain| {
-            let names = names.clone();
-            let asked = tokio::spawn(async move { names.mx(domain.as_str()).await });
-            AbortOnDropHandle::new(asked)
-        });
         Self {
-            exchangers,
-            takes_no_mail: false,
+            takes_no_mail: None,
             question: SpfQuestion {
                 address: client.to_canonical(),
                 hello: hello.to_owned(),
@@ -52,12 +46,13 @@ impl Sender {
                 hostname: hostname.to_owned(),
             },
             domain,
-            names: names.clone(),
+            names,
             spf: None,
         }
     }
 
-    /// Somebody may get the message: asks for SPF, and says whether anybody could answer.
+    /// Somebody may get the message: asks for SPF and for the exchangers of the sender's domain, and says whether anybody
+    /// could answer.
     ///
     /// # Errors
     /// The refusal for a domain that takes no mail (R7505-1). Trouble is no answer, and lets the message in.
@@ -67,15 +62,28 @@ impl Sender {
             let asked = tokio::spawn(async move { names.spf(question).await });
             self.spf = Some(AbortOnDropHandle::new(asked));
         }
-        if let Some(asked) = self.exchangers.take()
-            && let Ok(Ok(Answer::Found(exchangers))) = timeout(EXCHANGERS_WAIT, asked).await
-        {
-            self.takes_no_mail = is_null(&exchangers);
-        }
-        match self.takes_no_mail {
+        let takes_no_mail = match self.takes_no_mail {
+            Some(known) => known,
+            None => self.has_null_mx().await,
+        };
+        self.takes_no_mail = Some(takes_no_mail);
+        match takes_no_mail {
             true => Err(policy::null_mx()),
             false => Ok(()),
         }
+    }
+
+    async fn has_null_mx(&self) -> bool {
+        let Some(domain) = &self.domain else {
+            return false;
+        };
+        let asked = timeout(EXCHANGERS_WAIT, self.names.mx(domain.as_str()));
+        matches!(asked.await, Ok(Answer::Found(exchangers)) if is_null(&exchangers))
+    }
+
+    /// Asks on behalf of who brings the message.
+    pub(super) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// The domain that SPF is about.
