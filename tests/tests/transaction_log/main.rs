@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use atrn_tests::inside::Inside;
 use atrn_tests::message::{self, Message};
 use atrn_tests::process::wait_until;
+use atrn_tests::taker::{STREAMING, Taker};
 use atrn_tests::world::{ACCOUNT, World};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -208,6 +209,26 @@ fn whoever_is_turned_away_is_in_it() {
         .iter()
         .find(|record| value(record, "cs-method") == "refused");
     assert_eq!(value(refused.expect("a record"), "sc-status"), "421");
+}
+
+/// What breaks the silence of a session that waits is written then, not when mail comes.
+#[test]
+fn a_session_that_waits_is_written_while_it_waits() {
+    let world = World::setup().relay("odmr.max_wait", "1s").start();
+    world.send(&[Message::new("user@example.org", message::plain(1))]);
+    let mut peer = world.relay.odmr_authenticated();
+    peer.ask("ATRN XWAIT=1", "250 ");
+    let mut taker = Taker::turned(peer, &STREAMING);
+    let offered = taker.message();
+    taker.take(&offered);
+    taker.peer().expect_command("NOOP");
+    taker.peer().send("250 2.0.0 here");
+    wait_until("the record of NOOP", || {
+        let records = records(&log(&world));
+        let is_noop = |record: &&Vec<_>| value(record, "cs-method") == "NOOP";
+        let noop = records.iter().find(is_noop).cloned();
+        noop.is_some_and(|record| value(&record, "sc-status") == "250")
+    });
 }
 
 #[test]
