@@ -24,7 +24,8 @@ pub struct LimitsConfig {
     pub account_lock_time: Duration,
     /// How long the answer to AUTH that failed is held back at most, where an address failed again and again.
     pub auth_delay: Duration,
-    /// Recipients that do not exist, from one address within `window`, before it is banned; zero: never for this.
+    /// Recipients that do not exist, from one address within `window`, before it is banned; zero: never for this. For
+    /// lists of recipients; without one, every recipient in our domains is taken and this counts nothing.
     pub unknown_recipients: u32,
     /// Recipients in foreign domains, likewise.
     pub relay_attempts: u32,

@@ -11,6 +11,9 @@ use crate::config::{LimitsConfig, SmtpConfig};
 const COMMAND_UNDER_STRESS: Duration = Duration::from_secs(10);
 /// … for the next octets of content …
 const DATA_UNDER_STRESS: Duration = Duration::from_secs(30);
+/// … which come at so many a second on average, after the first moments …
+const RATE_UNDER_STRESS: u64 = 2_000;
+const GRACE_UNDER_STRESS: Duration = Duration::from_secs(10);
 /// … without a message that is taken …
 const IDLE_UNDER_STRESS: Duration = Duration::from_secs(60);
 /// … and refused commands.
@@ -28,6 +31,7 @@ pub(super) struct Patience {
     idle: Option<Duration>,
     transaction: Option<Duration>,
     errors: u32,
+    is_stressed: bool,
 }
 
 /// How far a client is, each part measured from its beginning.
@@ -61,6 +65,7 @@ impl Patience {
             idle: None,
             transaction: None,
             errors: u32::try_from(smtp.max_errors).unwrap_or(u32::MAX),
+            is_stressed: false,
         }
     }
 
@@ -72,12 +77,14 @@ impl Patience {
             idle: self.idle.map(|idle| idle.min(IDLE_UNDER_STRESS)),
             transaction: self.transaction,
             errors: self.errors.min(ERRORS_UNDER_STRESS),
+            is_stressed: true,
         }
     }
 
     /// How long to wait for the client now; `None` when it is over.
     pub(super) fn wait(&self, progress: Progress) -> Option<Duration> {
         let next = match progress.content {
+            Some((elapsed, octets)) if self.is_stressed && is_slow(elapsed, octets) => return None,
             Some((elapsed, octets)) => pace::next_wait(elapsed, octets, self.data)?,
             None => left(self.command, progress.silent)?,
         };
@@ -100,6 +107,11 @@ impl Patience {
     pub(super) fn handshake(&self) -> Duration {
         self.command.min(HANDSHAKE)
     }
+}
+
+/// What content holds others wait for.
+fn is_slow(elapsed: Duration, octets: u64) -> bool {
+    elapsed > GRACE_UNDER_STRESS && octets < RATE_UNDER_STRESS * elapsed.as_secs()
 }
 
 fn left(most: Duration, elapsed: Duration) -> Option<Duration> {
@@ -148,7 +160,10 @@ mod tests {
             (transaction(0, 3_600), [None, None, Some(300)]),
             (content(0, 0), [Some(180), Some(30), Some(180)]),
             (content(61, 0), [None; 3]),
-            (content(100, 60_000), [Some(180), Some(30), Some(180)]),
+            (content(10, 0), [Some(180), Some(30), Some(180)]),
+            (content(11, 21_999), [Some(180), None, Some(180)]),
+            (content(100, 60_000), [Some(180), None, Some(180)]),
+            (content(100, 200_000), [Some(180), Some(30), Some(180)]),
         ] {
             let waits = [usual, stressed, friends].map(|patience| patience.wait(progress));
             assert_eq!(

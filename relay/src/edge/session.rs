@@ -337,12 +337,18 @@ impl Session<'_> {
                 self.server.answer(reply);
                 if is_error {
                     self.server.count_error();
-                    let Caller { edge, peer, .. } = &self.caller;
-                    return edge.limits.is_banned(peer.ip()).then_some(End::Banned);
+                    return self.is_banned().then_some(End::Banned);
                 }
             }
         }
         None
+    }
+
+    /// What it does next may be over, but not the message that somebody will get.
+    fn is_banned(&self) -> bool {
+        let Caller { edge, peer, .. } = &self.caller;
+        let brings = self.transaction.as_ref();
+        !brings.is_some_and(Transaction::has_recipients) && edge.limits.is_banned(peer.ip())
     }
 
     /// Who is listed can still reach the postmaster (RFC 5321 §4.5.1), to ask why.
@@ -380,6 +386,8 @@ impl Session<'_> {
         self.note_exchanges();
         self.trail.content_ended(summary.octets, accepted, taken);
         if reply.is_positive() {
+            let Caller { edge, peer, .. } = &self.caller;
+            edge.limits.delivered(peer.ip());
             self.messages += 1;
             self.brought_at = Instant::now();
         }

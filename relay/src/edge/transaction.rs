@@ -20,7 +20,7 @@ use super::policy::Fill;
 use super::verify::{Iprev, Sender, Verification, Verified};
 use super::{Edge, policy};
 use crate::config::{Authentication, DomainConfig};
-use crate::limits::{Attempt, Exhausted, Offence, Share, of_content};
+use crate::limits::{Attempt, Exhausted, Offence, Share};
 use crate::names::{ClientName, Names, Verdict};
 use crate::queue::{BodyWriter, Envelope, QueueId, Recipient, SessionId, StoreError};
 use crate::settings::Settings;
@@ -95,7 +95,7 @@ impl Transaction {
             },
             body: None,
             failure: None,
-            memory: caller.edge.limits.memory().share(),
+            memory: caller.edge.limits.share(caller.peer.ip()),
             content_began: Instant::now(),
         })
     }
@@ -185,7 +185,7 @@ impl Transaction {
         let Some(body) = &mut self.body else { return };
         let octets = body.len() + part.len() as u64;
         let kept = self.verification.octets_kept() as u64;
-        let written = match self.memory.grow_to(of_content(octets) + kept).await {
+        let written = match self.memory.grow_to(octets, kept).await {
             Ok(()) => {
                 let [fields, rest] = self.verification.pass(part);
                 match body.write(fields).await {
@@ -200,6 +200,11 @@ impl Transaction {
             self.body = None;
             self.memory.release();
         }
+    }
+
+    /// Whether somebody may get it.
+    pub(super) fn has_recipients(&self) -> bool {
+        !self.envelope.recipients.is_empty()
     }
 
     /// What the message will be called, if it is taken; `None` before its content may come.

@@ -18,6 +18,11 @@ const PROVEN_MAX: u64 = 10_000;
 /// … and for how long.
 const PROVEN_TIME: Duration = Duration::from_secs(7 * 86_400);
 
+/// Origins that delivered mail, and are remembered for it …
+const DELIVERED_MAX: u64 = 50_000;
+/// … so long after the last message.
+const DELIVERED_TIME: Duration = Duration::from_secs(6 * 3_600);
+
 /// A ban.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ban {
@@ -33,6 +38,7 @@ pub(crate) struct Ban {
 pub(super) struct Bans {
     banned: Cache<Origin, Ban>,
     proven: Cache<Origin, ()>,
+    delivered: Cache<Origin, ()>,
     total: AtomicU64,
 }
 
@@ -49,6 +55,11 @@ impl Bans {
                 .max_capacity(PROVEN_MAX)
                 .eviction_policy(EvictionPolicy::lru())
                 .time_to_live(PROVEN_TIME)
+                .build(),
+            delivered: Cache::builder()
+                .max_capacity(DELIVERED_MAX)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(DELIVERED_TIME)
                 .build(),
             total: AtomicU64::new(0),
         }
@@ -93,6 +104,19 @@ impl Bans {
         self.proven.get(&origin).is_some()
     }
 
+    /// Mail from there was accepted, which ends a ban that honest servers can meet.
+    pub(super) fn delivered(&self, origin: Origin) {
+        self.delivered.insert(origin, ());
+        let ban = self.find(origin);
+        if ban.is_some_and(|ban| ban.offence.can_be_provoked()) {
+            self.lift(origin);
+        }
+    }
+
+    pub(super) fn has_delivered(&self, origin: Origin) -> bool {
+        self.delivered.get(&origin).is_some()
+    }
+
     /// How many are in force, and how many there were since the start.
     pub(super) fn counts(&self) -> (u64, u64) {
         (self.banned.iter().count() as u64, self.total.load(Relaxed))
@@ -102,6 +126,7 @@ impl Bans {
     pub(super) fn tidy(&self) {
         self.banned.run_pending_tasks();
         self.proven.run_pending_tasks();
+        self.delivered.run_pending_tasks();
     }
 }
 

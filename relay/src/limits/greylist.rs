@@ -4,6 +4,8 @@
 //! What is remembered are digests and times, in memory. A file in `data_dir` has them for the next start; it is written
 //! now and then, behind everything else, and a file that is lost costs senders a wait and nothing more.
 
+mod pending;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -20,21 +22,34 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::pending::Pending;
+
 /// Its name in `data_dir`.
 const FILE_NAME: &str = "greylist";
 /// The file begins with this; another version begins otherwise.
-const FILE_BEGINS: &[u8] = b"atrn greylist 1\n";
+const FILE_BEGINS: &[u8] = b"atrn greylist 2\n";
 /// How often it is written, if there is anything new.
 const WRITTEN_EVERY: Duration = Duration::from_secs(600);
 /// Who does not come back for so long was no mail server.
 const PENDING_SECONDS: u64 = 2 * 86_400;
 /// Who passed once is known for so long after its last message; long enough for a newsletter of the month.
 const KNOWN_SECONDS: u64 = 36 * 86_400;
-/// Entries of each of two generations: 200,000 in all of each kind, 24 octets each.
+/// Entries of each of two generations of senders that are known: 200,000 in all, 24 octets each.
 const GENERATION: usize = 100_000;
 
 /// Whom mail comes from and whom it is for, as far as greylisting tells them apart: a part of a digest.
 type Key = [u8; 16];
+
+/// The same of an attempt.
+#[derive(Clone, Copy, Debug)]
+struct Keys {
+    /// What others there share the room with.
+    network: Key,
+    /// Who is known once it passed.
+    sender: Key,
+    /// Who has to come back.
+    triple: Key,
+}
 
 /// The memory of greylisting. Clones are handles of the same.
 #[derive(Clone, Debug)]
@@ -52,13 +67,13 @@ struct Inner {
 #[derive(Debug, Default, PartialEq)]
 struct State {
     /// Network, sender and recipient, and when they first came.
-    pending: Generations,
+    pending: Pending,
     /// Networks with a sender's domain that came back once, and when they last came.
     known: Generations,
 }
 
 /// A map that forgets what was not asked for, when it is full.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Generations {
     young: HashMap<Key, u64>,
     old: HashMap<Key, u64>,
@@ -96,9 +111,7 @@ impl Greylist {
     /// # Errors
     /// The refusal: come back later.
     pub(crate) fn ask(&self, attempt: Attempt<'_>, wait: Duration) -> Result<(), Reply> {
-        let left = self
-            .state()
-            .ask(sender(attempt), triple(attempt), wait.as_secs(), now());
+        let left = self.state().ask(Keys::of(attempt), wait.as_secs(), now());
         self.0.is_changed.store(true, Relaxed);
         if left == 0 {
             self.0.passed.fetch_add(1, Relaxed);
@@ -136,7 +149,10 @@ impl Greylist {
     }
 
     fn write(&self) -> io::Result<()> {
-        let octets = self.state().to_octets();
+        // Sessions wait for the lock, and not for all the rest: a copy is quickly made, and one at a time.
+        let pending = self.state().pending.clone();
+        let known = self.state().known.clone();
+        let octets = State { pending, known }.to_octets();
         let aside = self.0.path.with_extension("new");
         fs::write(&aside, octets)?;
         // Not synced: a file that a power loss cuts is found by its checksum, and then there is none.
@@ -152,24 +168,32 @@ impl Greylist {
 
 impl State {
     /// Seconds to wait; zero: it passes.
-    fn ask(&mut self, sender: Key, triple: Key, wait: u64, now: u64) -> u64 {
+    fn ask(&mut self, keys: Keys, wait: u64, now: u64) -> u64 {
+        let Keys {
+            network,
+            sender,
+            triple,
+        } = keys;
         let known = self.known.find(sender);
         if known.is_some_and(|last| now.saturating_sub(last) <= KNOWN_SECONDS) {
             self.known.insert(sender, now);
             return 0;
         }
         // A clock that was put back makes nobody wait for years.
-        let first = self.pending.find(triple).filter(|first| *first <= now);
+        let first = self
+            .pending
+            .find(network, triple)
+            .filter(|first| *first <= now);
         let passed = first.map(|first| now - first);
         match passed.filter(|passed| *passed <= PENDING_SECONDS) {
             Some(passed) if passed >= wait => {
-                self.pending.remove(triple);
+                self.pending.remove(network, triple);
                 self.known.insert(sender, now);
                 0
             }
             Some(passed) => wait - passed,
             None => {
-                self.pending.insert(triple, now);
+                self.pending.insert(network, triple, now);
                 wait
             }
         }
@@ -177,12 +201,17 @@ impl State {
 
     fn to_octets(&self) -> Vec<u8> {
         let mut octets = FILE_BEGINS.to_vec();
-        for (kind, generations) in [(PENDING, &self.pending), (KNOWN, &self.known)] {
-            for (key, time) in generations.all() {
-                octets.push(kind);
-                octets.extend_from_slice(key);
-                octets.extend_from_slice(&time.to_le_bytes());
-            }
+        let mut add = |kind, network: &Key, key: &Key, time: u64| {
+            octets.push(kind);
+            octets.extend_from_slice(network);
+            octets.extend_from_slice(key);
+            octets.extend_from_slice(&time.to_le_bytes());
+        };
+        for (network, key, time) in self.pending.all() {
+            add(PENDING, network, key, time);
+        }
+        for (key, time) in self.known.all() {
+            add(KNOWN, &Key::default(), key, *time);
         }
         let checksum = crc32fast::hash(&octets);
         octets.extend_from_slice(&checksum.to_le_bytes());
@@ -201,15 +230,15 @@ impl State {
         let mut state = Self::default();
         for entry in entries {
             let [kind, rest @ ..] = entry;
+            let (network, rest) = rest.split_first_chunk()?;
             let (key, time) = rest.split_first_chunk()?;
             let time = u64::from_le_bytes(*time.first_chunk()?);
-            let (generations, seconds) = match *kind {
-                PENDING => (&mut state.pending, PENDING_SECONDS),
-                KNOWN => (&mut state.known, KNOWN_SECONDS),
+            let age = now.saturating_sub(time);
+            match *kind {
+                PENDING if age <= PENDING_SECONDS => state.pending.insert(*network, *key, time),
+                KNOWN if age <= KNOWN_SECONDS => state.known.insert(*key, time),
+                PENDING | KNOWN => {}
                 _ => return None,
-            };
-            if now.saturating_sub(time) <= seconds {
-                generations.insert(*key, time);
             }
         }
         rest.is_empty().then_some(state)
@@ -218,7 +247,7 @@ impl State {
 
 const PENDING: u8 = b'p';
 const KNOWN: u8 = b'k';
-const ENTRY_OCTETS: usize = 1 + size_of::<Key>() + size_of::<u64>();
+const ENTRY_OCTETS: usize = 1 + 2 * size_of::<Key>() + size_of::<u64>();
 
 /// More than can be written.
 const FILE_OCTETS_MAX: u64 = 1024 + 4 * (GENERATION * ENTRY_OCTETS) as u64;
@@ -249,11 +278,6 @@ impl Generations {
         self.young.insert(key, time);
     }
 
-    fn remove(&mut self, key: Key) {
-        self.young.remove(&key);
-        self.old.remove(&key);
-    }
-
     fn all(&self) -> impl Iterator<Item = (&Key, &u64)> {
         self.old.iter().chain(&self.young)
     }
@@ -267,6 +291,16 @@ impl PartialEq for Generations {
             all
         };
         sorted(self) == sorted(other)
+    }
+}
+
+impl Keys {
+    fn of(attempt: Attempt<'_>) -> Self {
+        Self {
+            network: key([&neighbourhood(attempt.address), b"", b""]),
+            sender: sender(attempt),
+            triple: triple(attempt),
+        }
     }
 }
 
@@ -307,6 +341,15 @@ fn network(address: IpAddr) -> Vec<u8> {
     }
 }
 
+/// What is shared is larger than a network where one sender has many: /48 of IPv6.
+fn neighbourhood(address: IpAddr) -> Vec<u8> {
+    let mut network = network(address);
+    if network.len() == size_of::<Ipv6Addr>() {
+        network.truncate(6);
+    }
+    network
+}
+
 /// Nobody can choose names that fall together, and the file names nobody.
 fn key(parts: [&[u8]; 3]) -> Key {
     let mut context = digest::Context::new(&digest::SHA256);
@@ -328,7 +371,7 @@ fn now() -> u64 {
 mod tests {
     use super::*;
 
-    fn attempt(address: &str, sender: &str, recipient: &str) -> (Key, Key) {
+    fn attempt(address: &str, sender: &str, recipient: &str) -> Keys {
         let sender = ReversePath::from_address(sender).unwrap();
         let recipient = ForwardPath::from_address(recipient).unwrap();
         let attempt = Attempt {
@@ -336,15 +379,14 @@ mod tests {
             sender: &sender,
             recipient: &recipient,
         };
-        (super::sender(attempt), triple(attempt))
+        Keys::of(attempt)
     }
 
     #[test]
     fn who_comes_back_in_time_passes_and_is_known() {
         let mut state = State::default();
         let mut ask = |address, sender, recipient, now| {
-            let (sender, triple) = attempt(address, sender, recipient);
-            state.ask(sender, triple, 60, now)
+            state.ask(attempt(address, sender, recipient), 60, now)
         };
         let (a, b) = ("a@one.example", "b@two.example");
         let to = "user@example.com";
@@ -371,6 +413,24 @@ mod tests {
         );
         assert_eq!(ask("2001:db8::1", "", to, start), 60);
         assert_eq!(ask("2001:db8::1", "", to, start + 60), 0);
+    }
+
+    #[test]
+    fn one_that_tries_everything_costs_nobody_his_place() {
+        let mut state = State::default();
+        let mut ask = |address: &str, recipient: usize, now| {
+            let recipient = format!("user{recipient}@example.com");
+            state.ask(attempt(address, "a@one.example", &recipient), 60, now)
+        };
+        assert_eq!(ask("192.0.2.1", 0, 1_000), 60);
+        assert_eq!(ask("2001:db8:0:1::1", 0, 1_000), 60);
+        for number in 0..3_000 {
+            assert_eq!(ask("203.0.113.1", number, 1_000), 60);
+            let address = format!("2001:db8:1:{:x}::1", number % 0xffff);
+            assert_eq!(ask(&address, number, 1_000), 60);
+        }
+        assert_eq!(ask("192.0.2.1", 0, 1_060), 0);
+        assert_eq!(ask("2001:db8:0:1::1", 0, 1_060), 0);
     }
 
     #[test]

@@ -23,11 +23,12 @@ use tracing::warn;
 
 pub(crate) use addresses::{Origin, is_within};
 pub(crate) use greylist::{Attempt, Greylist};
-pub(crate) use memory::{Exhausted, Memory, Share, of_content};
+pub(crate) use memory::{Exhausted, Share};
 pub use status::{BanStatus, LimitsStatus};
 pub(crate) use stress::{Stress, Watcher};
 
 use self::bans::Bans;
+use self::memory::Memory;
 use self::rates::{Meter, Rate};
 use crate::config::LimitsConfig;
 
@@ -46,7 +47,7 @@ pub(crate) enum Offence {
     Protocol,
     /// A recipient in a domain that is not ours.
     Relaying,
-    /// A recipient in one of our domains that does not exist.
+    /// A recipient in one of our domains that does not exist. No driver says so: which exist is not known here.
     UnknownRecipient,
 }
 
@@ -58,6 +59,12 @@ impl Offence {
         Self::Relaying,
         Self::UnknownRecipient,
     ];
+
+    /// Whether others can make an honest server do it: who points the MX of a domain here makes every server that has
+    /// mail for it ask for a foreign recipient.
+    pub(super) fn can_be_provoked(self) -> bool {
+        self != Self::AuthFailed
+    }
 
     /// For people, and for a monitor.
     pub(crate) fn name(self) -> &'static str {
@@ -237,7 +244,9 @@ impl Limits {
             count: allowance(&config, offence),
             within: config.window,
         };
-        if self.0.offences[offence as usize].allows(origin, rate) {
+        if self.0.offences[offence as usize].allows(origin, rate)
+            || offence.can_be_provoked() && self.0.bans.has_delivered(origin)
+        {
             return Consequence::Noted;
         }
         if self.0.bans.ban(origin, offence, config.ban_time) {
@@ -256,8 +265,21 @@ impl Limits {
         self.0.bans.prove(Origin::of(address));
     }
 
-    /// The memory for content on its way.
-    pub(crate) fn memory(&self) -> &Memory {
+    /// Mail from this address was accepted. For some hours nothing bans it that others can make it do, as whoever sends
+    /// mail for everybody can be made to bring some that is none of ours. What is wrong is still refused each time.
+    pub(crate) fn delivered(&self, address: IpAddr) {
+        if !self.is_exempt(address) {
+            self.0.bans.delivered(Origin::of(address));
+        }
+    }
+
+    /// Of the memory for content on its way, what one message of this address will take.
+    pub(crate) fn share(&self, address: IpAddr) -> Share {
+        let origin = (!self.is_exempt(address)).then(|| Origin::of(address));
+        self.0.memory.share(origin)
+    }
+
+    fn memory(&self) -> &Memory {
         &self.0.memory
     }
 
@@ -274,6 +296,8 @@ impl Limits {
             tokio::select! {
                 _ = every.tick() => {}
                 _ = often.tick() => {
+                    let (taken, most) = self.memory().fill();
+                    self.stress(Side::Smtp).note_content(taken, most);
                     self.0.stress.iter().for_each(Stress::look_again);
                     continue;
                 }

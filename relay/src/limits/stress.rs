@@ -30,6 +30,9 @@ struct Inner {
 struct Counts {
     connections: usize,
     max: usize,
+    /// Octets of memory that content takes, and of how many.
+    content: u64,
+    content_max: u64,
     /// While it is on.
     since: Option<Instant>,
 }
@@ -41,12 +44,19 @@ pub(crate) struct Watcher(watch::Receiver<bool>);
 impl Counts {
     /// Whether there is to be stress.
     fn want_stress(&self, now: Instant) -> bool {
-        let percent = |share: usize| self.max * share;
         match self.since {
             Some(since) if now.saturating_duration_since(since) < LASTS => true,
-            Some(_) => self.connections * 100 >= percent(ENDS_BELOW),
-            None => self.connections > 0 && self.connections * 100 >= percent(BEGINS_AT),
+            Some(_) => self.connections_reach(ENDS_BELOW) || self.content_reaches(ENDS_BELOW),
+            None => self.connections_reach(BEGINS_AT) || self.content_reaches(BEGINS_AT),
         }
+    }
+
+    fn connections_reach(&self, percent: usize) -> bool {
+        self.connections > 0 && self.connections * 100 >= self.max * percent
+    }
+
+    fn content_reaches(&self, percent: usize) -> bool {
+        self.content > 0 && self.content * 100 >= self.content_max * percent as u64
     }
 }
 
@@ -64,6 +74,13 @@ impl Stress {
     pub(crate) fn note(&self, connections: usize, max: usize) {
         self.update(Instant::now(), |counts| {
             (counts.connections, counts.max) = (connections, max);
+        });
+    }
+
+    /// So much memory content takes, of so much.
+    pub(super) fn note_content(&self, octets: u64, max: u64) {
+        self.update(Instant::now(), |counts| {
+            (counts.content, counts.content_max) = (octets, max);
         });
     }
 
@@ -86,11 +103,20 @@ impl Stress {
         let Counts {
             connections,
             max: max_connections,
+            content: content_octets,
+            content_max,
             ..
         } = *counts;
         let service = inner.service;
-        if will_be {
-            inner.begun.fetch_add(1, Relaxed);
+        if !will_be {
+            info!(
+                service,
+                connections, max_connections, "connections are free again: usual patience"
+            );
+            return;
+        }
+        inner.begun.fetch_add(1, Relaxed);
+        if counts.connections_reach(BEGINS_AT) {
             warn!(
                 service,
                 connections,
@@ -98,9 +124,11 @@ impl Stress {
                 "nearly all connections are taken: less patience with everybody from now on"
             );
         } else {
-            info!(
+            warn!(
                 service,
-                connections, max_connections, "connections are free again: usual patience"
+                content_octets,
+                content_max,
+                "nearly all memory for content is taken: less patience with everybody from now on"
             );
         }
     }
@@ -148,7 +176,13 @@ mod tests {
         let counts = |connections, since| Counts {
             connections,
             max: 1_000,
+            content_max: 1_000,
             since,
+            ..Counts::default()
+        };
+        let content = |content, since| Counts {
+            content,
+            ..counts(1, since)
         };
         for (counts, at, expected) in [
             (counts(799, None), now, false),
@@ -158,6 +192,10 @@ mod tests {
             (counts(0, Some(now)), soon, true),
             (counts(1_000, Some(now)), later, true),
             (Counts::default(), now, false),
+            (content(799, None), now, false),
+            (content(800, None), now, true),
+            (content(700, Some(now)), later, true),
+            (content(699, Some(now)), later, false),
         ] {
             assert_eq!(counts.want_stress(at), expected, "{counts:?}");
         }

@@ -3,7 +3,7 @@
 use super::spool::ALIGNMENT;
 
 /// One hop between a session and the disk.
-pub(super) const BLOCK_BYTES: usize = 256 * 1024;
+pub(crate) const BLOCK_BYTES: usize = 256 * 1024;
 
 /// Up to [`BLOCK_BYTES`] octets that begin at a multiple of [`ALIGNMENT`]. Without memory until it is used.
 #[derive(Debug, Default)]

@@ -43,6 +43,7 @@ use self::sqlite::Shared;
 use self::sqlite::keeper::{self, Chore};
 use self::sqlite::writer::{Accept, Now, Settle, Verdict, Writer};
 
+pub(crate) use self::block::BLOCK_BYTES;
 pub use self::body::{BodyWriter, ContentReader, INLINE_BYTES};
 pub use self::envelope::{
     Action, Delivery, DeliveryRecipient, Envelope, Judge, Lease, Outcome, Recipient, Report, State,

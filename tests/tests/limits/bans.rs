@@ -81,6 +81,41 @@ fn a_ban_ends_by_itself() {
     });
 }
 
+/// Whoever points the MX of a domain here can make a large provider ask for its recipients, and no more than that.
+#[test]
+fn who_delivers_mail_is_refused_and_not_banned() {
+    let world = world()
+        .relay("limits.relay_attempts", 2)
+        .relay("limits.protocol_errors", 2)
+        .start();
+    let mut peer = greeted(&world, "203.0.113.1");
+    super::content(&mut peer);
+    let mut other = greeted(&world, "203.0.113.1");
+    other.ehlo("client.source.example");
+    other.ask("MAIL FROM:<sender@source.example>", "250");
+    other.ask("RCPT TO:<user@example.org>", "250");
+    for _ in 0..4 {
+        other.ask("RCPT TO:<victim@elsewhere.example>", "550 5.7.1");
+    }
+    // What was on its way when the ban came still comes, and ends it.
+    from(&world, "203.0.113.1").expect(BANNED);
+    peer.ask(".", "250 2.0.0");
+    let mut again = greeted(&world, "203.0.113.1");
+    again.ehlo("client.source.example");
+    again.ask("MAIL FROM:<sender@source.example>", "250");
+    for _ in 0..5 {
+        again.ask("RCPT TO:<victim@elsewhere.example>", "550 5.7.1");
+        again.ask("XYZZY", "500");
+    }
+    drop(greeted(&world, "203.0.113.1"));
+    let now = limits(&world);
+    assert_eq!(
+        (&now["bans"], &now["bans_begun"]),
+        (&0.into(), &1.into()),
+        "{now}"
+    );
+}
+
 #[test]
 fn what_is_no_smtp_adds_up() {
     let world = world()
