@@ -288,6 +288,8 @@ impl World {
 fn config(format: Format) -> TransactionLogConfig {
     TransactionLogConfig {
         format,
+        // Whatever the disk of the test has.
+        max_size: Some(1 << 30),
         ..TransactionLogConfig::default()
     }
 }
