@@ -1,11 +1,11 @@
 //! What was tried and refused: failed logins by name and address, refusals by reason and network.
 //!
-//! [`Audit`] is a handle that never waits: what it is told goes into a bounded channel, and [`store`] writes it, summed
+//! [`Audit`] is a handle that never waits: what it is told goes into a bounded channel, and `store` writes it, summed
 //! up, from a thread of its own into a small database beside the queue. When the channel is full or the disk broken,
 //! entries are lost and counted, and mail goes on. [`query`] reads the database for the command line.
 //!
 //! Secrets are never told to it. A user name is what a stranger typed: one that could be an account's is kept whole, of
-//! any other only the beginning ([`recorded_name`]), because people and programs mix up the two fields.
+//! any other only the beginning (`recorded_name`), because people and programs mix up the two fields.
 
 mod batch;
 mod network;
