@@ -111,7 +111,7 @@ impl Stress {
         if !will_be {
             info!(
                 service,
-                connections, max_connections, "connections are free again: usual patience"
+                connections, max_connections, "there is room again: usual patience"
             );
             return;
         }

@@ -5,7 +5,7 @@ use atrn_tests::process::wait_until;
 use super::{from, greeted, limits, times_logged, world};
 
 const BEGINS: &str = "nearly all connections are taken: less patience with everybody";
-const ENDS: &str = "connections are free again: usual patience";
+const ENDS: &str = "there is room again: usual patience";
 
 // covers: R5321-22, R5321-46
 #[test]
