@@ -1,8 +1,8 @@
-//! What one address may do, what all may take together, and who is put off for a while: one [`Limits`] for the whole
+//! What one address may do, what all may take together, and who is put off for a while: one `Limits` for the whole
 //! process, which every listener asks.
 //!
 //! What a command or a reply means is decided elsewhere. A driver says what somebody did wrong, with
-//! [`Limits::offence`]; here it adds up, and may end in a ban. Networks that are exempt meet none of it.
+//! `Limits::offence`; here it adds up, and may end in a ban. Networks that are exempt meet none of it.
 
 mod addresses;
 mod bans;
