@@ -10,10 +10,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use atrn_shared::cli::Failure;
-use atrn_shared::config::{ConfigErrors, Problem};
+use atrn_shared::config::{ConfigErrors, Problem, reason};
 use atrn_shared::directory;
-use atrn_shared::sandbox::{self, Account, InForce, Rules, SocketKind, State, directories_of};
+use atrn_shared::sandbox::{
+    self, Account, InForce, Rules, SocketKind, State, check_readable, directories_of,
+};
 use nix::errno::Errno;
+use nix::unistd::{AccessFlags, eaccess};
 use tracing::{info, warn};
 
 use crate::config::{HandoverConfig, PullerConfig, Target};
@@ -29,11 +32,45 @@ pub(crate) struct Confined {
     rules: Rules,
 }
 
+/// Whether the user that the puller will be can read its files: root, who starts it, can in any case.
+pub(crate) fn check_reach(config: &PullerConfig, main: &Path) -> Result<(), ConfigErrors> {
+    let account = Account::of(&config.sandbox)?;
+    account
+        .map_or(Ok(()), Account::may_be_taken)
+        .map_err(|error| Problem::new(error.to_string()))?;
+    check_readable(account, main, config.named_files())
+}
+
+/// Whether mail could be stored in a Maildir, by the user that the puller will be. Nothing is made.
+pub(crate) fn check_maildir(config: &PullerConfig, maildir: &Path) -> Result<(), String> {
+    let account = Account::of(&config.sandbox).map_err(|errors| errors.to_string())?;
+    let folders = ["", "tmp", "new", "cur"].map(|name| maildir.join(name));
+    let closed = || folders.iter().find_map(|folder| unusable(folder));
+    let closed = sandbox::acting_as(account, closed).map_err(|error| error.to_string())?;
+    let Some((folder, error)) = closed else {
+        return Ok(());
+    };
+    let name = account.unwrap_or_else(Account::own).name();
+    let folder = folder.display();
+    Err(format!("user {name} cannot write to {folder}: {error}"))
+}
+
+/// The folder, or what it would be made in, where that cannot be written.
+fn unusable(folder: &Path) -> Option<(PathBuf, String)> {
+    let there = folder.ancestors().find(|above| above.exists());
+    let there = there.unwrap_or_else(|| Path::new("."));
+    let error = match there.is_dir() {
+        true => eaccess(there, AccessFlags::W_OK | AccessFlags::X_OK).err()?,
+        false => Errno::ENOTDIR,
+    };
+    Some((there.to_owned(), reason(&error.into())))
+}
+
 /// Gives up root, if a user is named, and everything that a pull does not need. `main` is the configuration's main
 /// file. No thread may be there yet.
 pub(crate) fn enter(config: &PullerConfig, main: &Path) -> Result<Confined, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::failed(error.to_string());
-    let account = Account::of(&config.sandbox).map_err(|error| failed(&error))?;
+    let account = Account::of(&config.sandbox)?;
     prepare(config, account)?;
     // Looked up while everything can still be read.
     let rules = rules(config, main);

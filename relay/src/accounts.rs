@@ -395,6 +395,7 @@ mod tests {
             Fragments::beside(
                 &self.directory.path().join("relay.toml"),
                 self.directory.path(),
+                None,
             )
         }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use atrn_shared::config::{Place, show_duration, show_size, sole_table};
+use atrn_shared::sandbox::Account;
 use atrn_shared::secret::Secret;
 use atrn_shared::smtp::address::Domain;
 
@@ -60,6 +61,7 @@ pub enum FragmentError {
 pub struct Fragments {
     directory: PathBuf,
     data_dir: PathBuf,
+    account: Option<Account>,
 }
 
 /// What a domain is made of; what is `None` has its default.
@@ -76,16 +78,17 @@ pub struct NewDomain {
 }
 
 impl Fragments {
-    /// Those of a main file. Secrets are made over to the owner of `data_dir`, which is the user that the daemon
-    /// runs as: an admin may well be root.
+    /// Those of a main file. Secrets are made over to the user that the daemon runs as, for an admin may well be root: the one
+    /// of the settings (`account`), or the owner of `data_dir`.
     #[must_use]
-    pub fn beside(main: &Path, data_dir: &Path) -> Self {
+    pub fn beside(main: &Path, data_dir: &Path, account: Option<Account>) -> Self {
         let directory = main
             .parent()
             .map_or_else(|| PathBuf::from("conf.d"), |parent| parent.join("conf.d"));
         Self {
             directory,
             data_dir: data_dir.to_path_buf(),
+            account: account.filter(|_| Account::own().uid.is_root()),
         }
     }
 
@@ -206,6 +209,14 @@ impl Fragments {
         }
     }
 
+    fn daemon(&self) -> Option<(u32, u32)> {
+        let owner = || fs::metadata(&self.data_dir).ok();
+        match self.account {
+            Some(Account { uid, gid }) => Some((uid.as_raw(), gid.as_raw())),
+            None => owner().map(|data| (data.uid(), data.gid())),
+        }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -220,9 +231,7 @@ impl Fragments {
 
     fn replace(&self, path: &Path, text: &str, readers: Readers) -> Result<(), FragmentError> {
         let owner = match readers {
-            Readers::Daemon => fs::metadata(&self.data_dir)
-                .ok()
-                .map(|data| (data.uid(), data.gid())),
+            Readers::Daemon => self.daemon(),
             Readers::Everybody => None,
         };
         let written = make_directory(&self.directory)
@@ -345,7 +354,7 @@ mod tests {
     #[test]
     fn a_domain_comes_and_goes() {
         let (directory, main) = setup("");
-        let fragments = Fragments::beside(&main, directory.path());
+        let fragments = Fragments::beside(&main, directory.path(), None);
         let load = || RelayConfig::load(&main).unwrap().config;
         let new = new_domain("example.com");
         let file = fragments.add_domain(&load(), &new).unwrap();
@@ -380,7 +389,7 @@ mod tests {
     #[test]
     fn what_a_person_wrote_stays() {
         let (directory, main) = setup("[[domain]]\nname = \"hand.example\"\n");
-        let fragments = Fragments::beside(&main, directory.path());
+        let fragments = Fragments::beside(&main, directory.path(), None);
         let load = || RelayConfig::load(&main).unwrap().config;
         let hand = Domain::parse("hand.example").unwrap();
         let error = fragments
@@ -416,7 +425,7 @@ mod tests {
         let (directory, main) = setup(&format!(
             "[[account]]\nname = \"corp\"\ndomains = [\"example.com\"]\ncertificate_pins = [\"{pin}\"]\n"
         ));
-        let fragments = Fragments::beside(&main, directory.path());
+        let fragments = Fragments::beside(&main, directory.path(), None);
         let load = || RelayConfig::load(&main).unwrap().config;
         let new = new_domain("example.com");
         fragments.add_domain(&load(), &new).unwrap();
@@ -433,7 +442,7 @@ mod tests {
     #[test]
     fn secrets_are_for_the_daemon_only() {
         let (directory, main) = setup("");
-        let fragments = Fragments::beside(&main, directory.path());
+        let fragments = Fragments::beside(&main, directory.path(), None);
         fragments
             .write_secret("corp", &Secret::new("x".to_owned()))
             .unwrap();

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use atrn_shared::config::{ConfigErrors, Problem, reason};
 use atrn_shared::directory;
 use atrn_shared::sandbox::{
-    self, Account, InForce, PrivilegeError, Rules, SandboxError, State, directories_of,
+    self, Account, InForce, PrivilegeError, Rules, SandboxError, State, check_readable,
+    closed_above, directories_of,
 };
 use nix::unistd::{AccessFlags, access};
 use tracing::{info, warn};
@@ -51,6 +52,34 @@ pub struct Confined {
     /// What holds.
     pub in_force: InForce,
     rules: Rules,
+}
+
+/// Whether the user that the relay will be can read its files, and get to its data: root, who starts it, can in any case.
+///
+/// # Errors
+/// One line for each thing that is out of reach, with what to do.
+pub fn check_reach(
+    config: &RelayConfig,
+    main: &Path,
+    account: Option<Account>,
+) -> Result<(), ConfigErrors> {
+    check_readable(account, main, config.named_files())?;
+    let closed = sandbox::acting_as(account, || closed_above(&config.data_dir));
+    let Some(account) = account else {
+        return Ok(());
+    };
+    match closed {
+        Ok(None) => Ok(()),
+        Ok(Some(closed)) => {
+            let (name, data, closed) =
+                (account.name(), config.data_dir.display(), closed.display());
+            Err(Problem::new(format!(
+                "{data}: user {name} of [sandbox] cannot get into {closed}; run: chmod go+x {closed}"
+            ))
+            .into())
+        }
+        Err(error) => Err(Problem::new(error.to_string()).into()),
+    }
 }
 
 /// Makes the directories that the relay writes to, for the user that it will be.
@@ -95,11 +124,11 @@ pub fn enter(
     Ok(Confined { in_force, rules })
 }
 
-/// Tells the operator what holds, and what will not work because of it.
+/// Tells the operator what holds.
 ///
 /// # Errors
 /// [`StartError::NotWritable`]: no mail could be taken.
-pub fn report(confined: &Confined, config: &RelayConfig, main: &Path) -> Result<(), StartError> {
+pub fn report(confined: &Confined, config: &RelayConfig) -> Result<(), StartError> {
     let in_force = &confined.in_force;
     match in_force.state {
         State::Enforced => info!(sandbox = %in_force, "confined"),
@@ -110,12 +139,6 @@ pub fn report(confined: &Confined, config: &RelayConfig, main: &Path) -> Result<
         info!("the relay runs as root; name a user of its own in [sandbox]");
     }
     let can = |path: &Path, how: AccessFlags| access(path, how).is_ok();
-    for file in config.named_files().iter().chain([&main.to_owned()]) {
-        if !can(file, AccessFlags::R_OK) {
-            let path = file.display();
-            warn!(%path, uid = in_force.uid, "read at the start as root, and not readable for the relay's user: it cannot be reloaded");
-        }
-    }
     for directory in written(config) {
         let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
         let files = entries.map(|entry| entry.path());

@@ -12,12 +12,13 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{chosen, load, runtime};
-use crate::config::{Mode, PullerConfig, RelayConfig, RelayTls};
+use crate::config::{Mode, PullerConfig, RelayConfig, RelayTls, Target};
 use crate::dial::{self, resolve};
 use crate::handover::Handover;
 use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::reports::{Reports, Traffic};
+use crate::sandbox;
 use crate::session::{Asked, Pull, Purpose};
 use crate::status::StatusFiles;
 
@@ -53,6 +54,7 @@ impl CheckCommand {
         let config = load(common)?.config;
         let relays = chosen(&config, &self.relays)?;
         config.check_files()?;
+        sandbox::check_reach(&config, &common.config())?;
         let runtime = runtime()?;
         let lines = runtime.block_on(check(&config, &relays, common));
         runtime.shutdown_background();
@@ -294,6 +296,17 @@ fn journal(config: &PullerConfig) -> Line {
 async fn handover(config: &PullerConfig, relay: &RelayConfig) -> Result<Line, Failure> {
     let pull = Pull::new(config, relay, Purpose::DryRun, CancellationToken::new())?;
     let target = pull.handover.target().to_string();
+    // A Maildir is opened by making it.
+    if let Target::Maildir(maildir) = pull.handover.target() {
+        let problem = sandbox::check_maildir(config, maildir).err();
+        return Ok(Line {
+            of: "handover".to_owned(),
+            check: "target",
+            ok: problem.is_none(),
+            detail: problem.unwrap_or(target),
+            code: ExitCode::TargetDown,
+        });
+    }
     let (ok, detail) = match Handover::open(&pull.handover).await {
         Ok(handover) => {
             handover.quit().await;

@@ -23,6 +23,7 @@ impl RunCommand {
         notes.log_changed();
         // What is wrong with the files leaves nothing behind.
         config.check_files()?;
+        sandbox::check_reach(&config, files.main())?;
         // Every thread is started inside of it.
         let confined = sandbox::enter(&config, files.main())?;
         let runtime = built(&mut tokio::runtime::Builder::new_multi_thread())?;

@@ -147,7 +147,7 @@ struct Files<'f> {
 impl AccountCommand {
     pub(super) fn run(self, call: &Call) -> Result<(), Failure> {
         let config = &call.config()?;
-        let fragments = Fragments::beside(&call.config_path, &config.data_dir);
+        let fragments = call.fragments(config)?;
         let files = Files {
             call,
             config,

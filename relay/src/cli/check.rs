@@ -69,21 +69,21 @@ impl CheckCommand {
         let mut findings = Findings::default();
         match RelayConfig::load(&call.config_path) {
             Err(errors) => findings.config_problems("configuration", &errors),
-            Ok(loaded) => findings.look(&loaded),
+            Ok(loaded) => findings.look(&loaded, &call.config_path),
         }
         findings.show(call.output)
     }
 }
 
 impl Findings {
-    fn look(&mut self, loaded: &Loaded<RelayConfig>) {
+    fn look(&mut self, loaded: &Loaded<RelayConfig>, main: &Path) {
         let config = &loaded.config;
         self.configuration(loaded);
         self.accounts(config);
         self.secrets(config);
         self.certificate(config, Timestamp::now());
         self.data_dir(&config.data_dir);
-        self.sandbox(config);
+        self.sandbox(config, main);
         match Client::daemon(&config.data_dir) {
             Err(error) => self.problem("queue", error.to_string()),
             Ok(Some(mut daemon)) => match status::ask(&mut daemon) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use atrn_relay::config::{DomainConfig, RelayConfig};
 use atrn_relay::control::{DomainStatus, Status};
-use atrn_relay::fragments::{FragmentError, Fragments, NewDomain};
+use atrn_relay::fragments::{FragmentError, NewDomain};
 use atrn_shared::cli::{Destructive, ExitCode, Failure, Output, Table, confirm, size};
 use atrn_shared::config::{show_duration, show_size};
 use atrn_shared::smtp::address::Domain;
@@ -113,7 +113,7 @@ impl Add {
             max_queue_size: self.max_queue_size,
             max_queue_messages: self.max_queue_messages,
         };
-        let fragments = Fragments::beside(&call.config_path, &config.data_dir);
+        let fragments = call.fragments(config)?;
         let file = fragments
             .add_domain(config, &new)
             .map_err(|error| failure(&error))?;
@@ -135,7 +135,7 @@ impl Add {
 impl Remove {
     fn run(self, call: &Call, config: &RelayConfig) -> Result<(), Failure> {
         let name = &self.name;
-        let fragments = Fragments::beside(&call.config_path, &config.data_dir);
+        let fragments = call.fragments(config)?;
         fragments
             .removable_domain(config, name)
             .map_err(|error| failure(&error))?;

@@ -193,7 +193,7 @@ fn add_domains(config_path: &Path, domains: &[Domain]) -> Result<(), Failure> {
             max_queue_size: None,
             max_queue_messages: None,
         };
-        Fragments::beside(config_path, &config.data_dir)
+        Fragments::beside(config_path, &config.data_dir, None)
             .add_domain(&config, &new)
             .map_err(|error| Failure::from_error(ExitCode::Failed, &error))?;
     }

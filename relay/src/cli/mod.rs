@@ -18,9 +18,11 @@ use std::path::PathBuf;
 
 use atrn_relay::config::{DEFAULT_PATH, RelayConfig};
 use atrn_relay::control::{Client, ClientError};
+use atrn_relay::fragments::Fragments;
 use atrn_shared::cli::{
     Common, CompletionsCommand, ExitCode, Failure, ManCommand, Output, Program, parse, print_error,
 };
+use atrn_shared::sandbox::Account;
 use clap::{Parser, Subcommand};
 use nix::sys::stat::{Mode, umask};
 
@@ -120,6 +122,13 @@ pub(crate) fn main() -> std::process::ExitCode {
 impl Call {
     fn config(&self) -> Result<RelayConfig, Failure> {
         Ok(RelayConfig::load(&self.config_path)?.config)
+    }
+
+    /// What the command line keeps beside the configuration, for the user that the relay becomes.
+    fn fragments(&self, config: &RelayConfig) -> Result<Fragments, Failure> {
+        let account = Account::of(&config.sandbox)?;
+        let data_dir = &config.data_dir;
+        Ok(Fragments::beside(&self.config_path, data_dir, account))
     }
 
     /// How to call this program again with the same configuration.

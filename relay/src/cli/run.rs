@@ -56,14 +56,17 @@ impl RunCommand {
 
 /// Takes what only the start may take, and gives up the right to take more.
 fn confine(config: &RelayConfig, main: &Path) -> Result<(Sockets, Confined), Failure> {
-    let account =
-        Account::of(&config.sandbox).map_err(|error| Failure::failed(error.to_string()))?;
+    let account = Account::of(&config.sandbox)?;
+    account
+        .map_or(Ok(()), Account::may_be_taken)
+        .map_err(|error| Failure::failed(error.to_string()))?;
+    sandbox::check_reach(config, main, account)?;
     let sockets = atrn_relay::bind(config, account);
     let mut sockets = sockets.map_err(|error| Failure::failed(error.to_string()))?;
     sockets.resolver = start_resolver(config, account)?;
     let entered = sandbox::enter(config, main, account);
     let reported = entered.and_then(|confined| {
-        sandbox::report(&confined, config, main)?;
+        sandbox::report(&confined, config)?;
         Ok(confined)
     });
     match reported {

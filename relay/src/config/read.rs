@@ -25,16 +25,16 @@ impl Configuration for RelayConfig {
     fn read(root: &Section<'_>) -> Option<Self> {
         let hostname = root.required("hostname", domain);
         let data_dir = root.or("data_dir", PathBuf::from(DATA_DIR_DEFAULT), Value::path);
-        let smtp = SmtpConfig::read(&root.section("smtp"));
+        let dns = DnsConfig::read(root);
+        let smtp = SmtpConfig::read(&root.section("smtp"), dns.as_ref());
         let odmr = OdmrConfig::read(&root.section("odmr"));
         let tls = read_tls(root, odmr.tls);
         let limits = LimitsConfig::read(root);
-        let dns = DnsConfig::read(root);
         let log = LogConfig::read(&root.section("log"));
         let transaction_log = TransactionLogConfig::read(root);
         let sandbox = SandboxConfig::read(&root.section("sandbox"));
         let metrics = read_metrics(root);
-        let domains = read_domains(root);
+        let domains = read_domains(root, dns.as_ref());
         let accounts = read_accounts(root, &domains);
         Some(Self {
             hostname: hostname?,
@@ -55,7 +55,7 @@ impl Configuration for RelayConfig {
 }
 
 impl SmtpConfig {
-    fn read(section: &Section<'_>) -> Self {
+    fn read(section: &Section<'_>, dns: Option<&DnsConfig>) -> Self {
         let default = Self::default();
         let number = |key, default: usize, range: RangeInclusive<u32>| {
             section.or(key, default, |value| {
@@ -84,12 +84,25 @@ impl SmtpConfig {
             data_timeout: section.or("data_timeout", default.data_timeout, |value| {
                 value.duration(&TIMEOUTS)
             }),
-            dnsbl: section.list_or("dnsbl", default.dnsbl, domain),
+            dnsbl: section.list_or("dnsbl", default.dnsbl, dnsbl),
             smtputf8: section.or("smtputf8", default.smtputf8, Value::boolean),
             greylist: section.or("greylist", default.greylist, greylist),
             proxy_protocol: section.list_or("proxy_protocol", default.proxy_protocol, network),
         };
         section.note_repeated("dnsbl", &config.dnsbl);
+        if dns.is_none() && !config.dnsbl.is_empty() {
+            section.warn("dnsbl", WITHOUT_DNS);
+        }
+        let everybody = config
+            .proxy_protocol
+            .iter()
+            .find(|net| net.prefix_len() == 0);
+        if let Some(everybody) = everybody {
+            section.warn(
+                "proxy_protocol",
+                &format!("\"{everybody}\" lets everybody say which address he comes from; name the proxies only"),
+            );
+        }
         config
     }
 }
@@ -181,9 +194,12 @@ fn read_tls(root: &Section<'_>, odmr: OdmrTls) -> Option<TlsFiles> {
     None
 }
 
-fn read_domains(root: &Section<'_>) -> Vec<DomainConfig> {
+fn read_domains(root: &Section<'_>, dns: Option<&DnsConfig>) -> Vec<DomainConfig> {
     let sections = root.sections("domain");
-    let mut domains: Vec<_> = sections.iter().filter_map(read_domain).collect();
+    let mut domains: Vec<_> = sections
+        .iter()
+        .filter_map(|section| read_domain(section, dns))
+        .collect();
     root.note_duplicates(
         "name",
         domains
@@ -194,7 +210,7 @@ fn read_domains(root: &Section<'_>) -> Vec<DomainConfig> {
     domains
 }
 
-fn read_domain(section: &Section<'_>) -> Option<DomainConfig> {
+fn read_domain(section: &Section<'_>, dns: Option<&DnsConfig>) -> Option<DomainConfig> {
     let name = section.required("name", remote_domain);
     let hold_for = section.or("hold_for", HOLD_FOR_DEFAULT, |value| {
         value.duration(&HOLD_TIMES)
@@ -218,6 +234,9 @@ fn read_domain(section: &Section<'_>) -> Option<DomainConfig> {
     let keep_failed = section.or("keep_failed", KEEP_FAILED_DEFAULT, |value| {
         value.duration(&HOLD_TIMES)
     });
+    if dns.is_none() && authentication == Authentication::Enforce {
+        section.warn("authentication", WITHOUT_DNS);
+    }
     if recipients != Recipients::Any {
         section.warn(
             "recipients",
@@ -324,6 +343,15 @@ fn domain(value: Value<'_>) -> Result<Domain, Complaint> {
     value.parsed("a domain name", Domain::parse)
 }
 
+/// A list has a name of two labels or more, also where it is one's own.
+fn dnsbl(value: Value<'_>) -> Result<Domain, Complaint> {
+    let name = domain(value)?;
+    if name.labels() < 2 {
+        return Err(format!("{value} has one label only; use the whole name of the list").into());
+    }
+    Ok(name)
+}
+
 /// A domain that ATRN can name (R2645-7).
 fn remote_domain(value: Value<'_>) -> Result<Domain, Complaint> {
     let name = domain(value)?;
@@ -394,6 +422,8 @@ fn pin(value: Value<'_>) -> Result<SpkiPin, Complaint> {
 
 /// RFC 5321 §4.5.3.1.7 wants 64 KiB at least.
 const SIZES: RangeInclusive<u64> = 65_536..=100_000_000_000;
+/// What a warning says of a setting that asks for names.
+const WITHOUT_DNS: &str = "has no effect: dns is \"off\"";
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 /// A sender that comes back after days does not come back.
 const GREYLIST_WAITS: RangeInclusive<Duration> =

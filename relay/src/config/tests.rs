@@ -110,6 +110,10 @@ fn what_has_no_effect_is_said() {
         ("[limits]\nexempt = [\"192.0.2.1\"]", vec![]),
         ("[dns]\nservers = [\"192.0.2.1:53\"]", vec![]),
         ("[smtp]\nproxy_protocol = [\"192.0.2.0/24\"]", vec![]),
+        (
+            "[smtp]\nproxy_protocol = [\"192.0.2.0/24\", \"::/0\"]",
+            vec!["relay.toml:10: proxy_protocol: \"::/0\" lets everybody say which address he comes from; name the proxies only".to_owned()],
+        ),
         ("reports = \"sender\"", vec![]),
         (
             "recipients = \"pushed\"",
@@ -130,6 +134,15 @@ fn what_has_no_effect_is_said() {
         assert_eq!(warnings(&format!("{BASE}{more}\n")), expected, "{more}");
     }
     assert!(warnings(&format!("dns = \"off\"\n{BASE}")).is_empty());
+    let wants_names = "authentication = \"enforce\"\n[smtp]\ndnsbl = [\"zen.example.org\"]\n";
+    assert!(warnings(&format!("{BASE}{wants_names}")).is_empty());
+    assert_eq!(
+        warnings(&format!("dns = \"off\"\n{BASE}{wants_names}")),
+        [
+            "relay.toml:12: dnsbl: has no effect: dns is \"off\"",
+            "relay.toml:10: authentication: has no effect: dns is \"off\"",
+        ]
+    );
 }
 
 #[test]
@@ -268,6 +281,10 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "[smtp]\ndnsbl = [\"a.example\", \"A.example\"]",
         "relay.toml:10: dnsbl: \"a.example\" is listed twice",
+    ),
+    (
+        "[smtp]\ndnsbl = [\"zen\"]",
+        "relay.toml:10: dnsbl: \"zen\" has one label only; use the whole name of the list",
     ),
     (
         "[smtp]\nmax_recipients = 99",

@@ -86,8 +86,7 @@ impl Document {
     /// # Errors
     /// What could not be read or parsed, and what two files both set.
     pub fn load(main: &Path) -> Result<Self, ConfigErrors> {
-        let mut files = vec![main.to_path_buf()];
-        files.extend(fragments(main)?);
+        let files = files_of(main)?;
         let mut problems = Vec::new();
         let mut root = Table::new();
         for file in &files {
@@ -136,6 +135,16 @@ pub fn sole_table(file: &Path, key: &str) -> bool {
     };
     let only = root.get(key).filter(|_| root.len() == 1);
     matches!(only, Some((_, Node { content: Content::Array(items), .. })) if items.len() == 1)
+}
+
+/// The main file and the fragments beside it, in the order of their names: what a configuration is read from.
+///
+/// # Errors
+/// The directory of the fragments cannot be read.
+pub fn files_of(main: &Path) -> Result<Vec<PathBuf>, ConfigErrors> {
+    let mut files = vec![main.to_path_buf()];
+    files.extend(fragments(main)?);
+    Ok(files)
 }
 
 /// `conf.d/*.toml` beside the main file, sorted. Hidden files (an editor's or our own unfinished ones) are left out.

@@ -11,7 +11,7 @@ mod section;
 mod value;
 mod watch;
 
-pub use document::{Document, Place, reason, sole_table};
+pub use document::{Document, Place, files_of, reason, sole_table};
 pub use live::{Live, Replacements};
 pub use problem::{ConfigErrors, Problem};
 pub use section::{Known, Notes, Section};

@@ -1,6 +1,6 @@
 //! The `[sandbox]` table, which is the same for both programs.
 
-use crate::config::{Complaint, Section, Value};
+use crate::config::{Complaint, Place, Problem, Section, Value};
 
 /// How much the process insists on.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -15,7 +15,7 @@ pub enum Enforcement {
 }
 
 /// The `[sandbox]` table.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct SandboxConfig {
     /// How much is insisted on.
     pub enforcement: Enforcement,
@@ -23,7 +23,19 @@ pub struct SandboxConfig {
     pub user: Option<String>,
     /// Its group; absent: the user's own.
     pub group: Option<String>,
+    /// Where the user stands.
+    pub place: Option<Place>,
 }
+
+/// Equality but for the line in the file, which shifts when another is edited above.
+impl PartialEq for SandboxConfig {
+    fn eq(&self, other: &Self) -> bool {
+        (self.enforcement, &self.user, &self.group)
+            == (other.enforcement, &other.user, &other.group)
+    }
+}
+
+impl Eq for SandboxConfig {}
 
 impl SandboxConfig {
     /// Reads the table.
@@ -33,11 +45,20 @@ impl SandboxConfig {
             enforcement: section.or("enabled", Enforcement::Required, enforcement),
             user: section.optional("user", name),
             group: section.optional("group", name),
+            place: section.has("user").then(|| section.place("user")),
         };
         if config.group.is_some() && config.user.is_none() {
             section.problem("group", "needs a user beside it");
         }
         config
+    }
+
+    /// What is wrong with the user or the group, which only the system knows.
+    pub(super) fn problem(&self, key: &str, text: String) -> Problem {
+        match &self.place {
+            Some(place) => Problem::with_key(place, format!("sandbox.{key}"), text),
+            None => Problem::new(format!("sandbox.{key}: {text}")),
+        }
     }
 }
 

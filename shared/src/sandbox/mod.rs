@@ -5,7 +5,7 @@
 //! already. [`drop_privileges`] comes before it. Why these two, and what each of them cannot hold, stands in
 //! docs/decisions/0011-sandbox.md; [`Probe`] tries the walls from inside.
 //!
-//! This module is the one place with `unsafe` code: system calls that no safe wrapper has ([`kernel`], [`probe`]).
+//! This module is the one place with `unsafe` code: system calls that no safe wrapper has (`kernel`, `probe`).
 
 mod config;
 mod filter;
@@ -14,6 +14,7 @@ mod landlock;
 mod paths;
 mod privileges;
 mod probe;
+mod reach;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ pub use config::{Enforcement, SandboxConfig};
 pub use paths::{directories_of, resolver_files, system_libraries, time_zones, trust_roots};
 pub use privileges::{Account, PrivilegeError, acting_as, drop_privileges, make_over};
 pub use probe::{Attempt, Probe};
+pub use reach::{check_readable, closed_above};
 
 /// What a process needs still. Everything else is refused.
 #[derive(Clone, Debug, Default)]

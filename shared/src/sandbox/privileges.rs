@@ -1,10 +1,12 @@
 //! From root to a user that can do nothing but what its files allow.
 
+use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::{MetadataExt, lchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
+use nix::fcntl::OFlag;
 use nix::unistd::{
     Gid, Group, Uid, User, getegid, geteuid, getgroups, getresgid, getresuid, setegid, seteuid,
     setgroups, setresgid, setresuid,
@@ -12,6 +14,7 @@ use nix::unistd::{
 
 use super::SandboxConfig;
 use super::kernel::{Capability, bound_capabilities, capabilities, keep_capabilities, set_of};
+use crate::config::ConfigErrors;
 
 /// A user with a group.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -25,14 +28,6 @@ pub struct Account {
 /// Why a process cannot become somebody else.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
-    /// Nobody is called so.
-    #[error("sandbox.{key}: there is no {key} {name}")]
-    Unknown {
-        /// `user` or `group`.
-        key: &'static str,
-        /// What was looked for.
-        name: String,
-    },
     /// Only root may.
     #[error("sandbox.user: only root can become {0}; start the program as root, or as that user")]
     NotRoot(String),
@@ -60,15 +55,12 @@ impl Account {
     /// The account of the settings; `None` where they name no user.
     ///
     /// # Errors
-    /// [`PrivilegeError::Unknown`]
-    pub fn of(config: &SandboxConfig) -> Result<Option<Self>, PrivilegeError> {
+    /// Nobody is called so.
+    pub fn of(config: &SandboxConfig) -> Result<Option<Self>, ConfigErrors> {
         let Some(name) = &config.user else {
             return Ok(None);
         };
-        let unknown = |key, name: &str| PrivilegeError::Unknown {
-            key,
-            name: name.to_owned(),
-        };
+        let unknown = |key, name: &str| config.problem(key, format!("there is no {key} {name}"));
         let user = find_user(name).ok_or_else(|| unknown("user", name))?;
         let gid = match &config.group {
             None => user.gid,
@@ -77,10 +69,23 @@ impl Account {
         Ok(Some(Self { uid: user.uid, gid }))
     }
 
-    fn may_be_taken(self) -> Result<(), PrivilegeError> {
-        match geteuid().is_root() {
+    /// Whether the process can become it.
+    ///
+    /// # Errors
+    /// [`PrivilegeError::NotRoot`]
+    pub fn may_be_taken(self) -> Result<(), PrivilegeError> {
+        match geteuid().is_root() || self == Self::own() {
             true => Ok(()),
-            false => Err(PrivilegeError::NotRoot(self.uid.to_string())),
+            false => Err(PrivilegeError::NotRoot(self.name())),
+        }
+    }
+
+    /// What the system calls the user; else its number.
+    #[must_use]
+    pub fn name(self) -> String {
+        match User::from_uid(self.uid) {
+            Ok(Some(user)) => user.name,
+            _ => self.uid.to_string(),
         }
     }
 
@@ -189,10 +194,11 @@ fn verify(changed: bool, account: Account, kept: &[Capability]) -> Result<(), Pr
     Ok(())
 }
 
-/// Hands a directory over to an account, with everything below it; how many things that were. Nothing is done where the directory itself is
-/// the account's already: its user may have put a link there, for root to give away what it points to.
+/// Hands a directory over to an account, with everything below it; how many things that were. Where the directory itself is the
+/// account's already, only files of root in it are, which a command left there that root ran; and none that has another name: the user may have put
+/// a link there, for root to give away what it points to.
 ///
-/// For root, at the first start with a user of its own: it finds what it wrote as root.
+/// For root, at a start with a user of its own: it finds what it wrote as root.
 ///
 /// # Errors
 /// [`PrivilegeError::HandOver`], with the first thing that cannot be handed over. The directory itself is the last.
@@ -204,6 +210,9 @@ pub fn make_over(directory: &Path, account: Account) -> Result<usize, PrivilegeE
     };
     let (uid, gid) = (account.uid.as_raw(), account.gid.as_raw());
     let own = fs::symlink_metadata(directory).map_err(|source| failed(directory, source))?;
+    if own.uid() == uid && own.is_dir() && uid != 0 {
+        return make_over_files(directory, account).map_err(|source| failed(directory, source));
+    }
     if own.uid() == uid || !own.is_dir() {
         return Ok(0);
     }
@@ -231,7 +240,32 @@ pub fn make_over(directory: &Path, account: Account) -> Result<usize, PrivilegeE
     Ok(found.len())
 }
 
-/// Does something as another user, and comes back: what root makes in a directory of that user is to be that user's.
+/// Each is given away by its descriptor: a path may come to lead elsewhere between the look and the deed.
+fn make_over_files(directory: &Path, account: Account) -> io::Result<usize> {
+    let is_roots = |found: &fs::Metadata| found.is_file() && found.uid() == 0 && found.nlink() == 1;
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let mut given = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if !entry.metadata().is_ok_and(|found| is_roots(&found)) {
+            continue;
+        }
+        let mut options = OpenOptions::new();
+        let file = options.read(true).custom_flags(flags.bits());
+        let file = file.open(entry.path())?;
+        if is_roots(&file.metadata()?) {
+            fchown(
+                &file,
+                Some(account.uid.as_raw()),
+                Some(account.gid.as_raw()),
+            )?;
+            given += 1;
+        }
+    }
+    Ok(given)
+}
+
+/// Does something as another user, without root's other groups, and comes back: what root makes in a directory of that user is to be that user's.
 ///
 /// # Errors
 /// When the process cannot become that user, or not come back.
@@ -244,12 +278,15 @@ pub fn acting_as<T>(
         return Ok(act());
     };
     account.may_be_taken()?;
-    setegid(account.gid)
+    let groups = getgroups().map_err(|error| refused(own, error))?;
+    setgroups(&[])
+        .and_then(|()| setegid(account.gid))
         .and_then(|()| seteuid(account.uid))
         .map_err(|error| refused(account, error))?;
     let done = act();
     seteuid(own.uid)
         .and_then(|()| setegid(own.gid))
+        .and_then(|()| setgroups(&groups))
         .map_err(|error| refused(own, error))?;
     Ok(done)
 }

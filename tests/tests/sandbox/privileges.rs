@@ -1,11 +1,12 @@
 //! From root to a user of the relay's own, and no way back.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 
 use atrn_tests::message::{self, Message};
 use atrn_tests::process::Output;
 use atrn_tests::sender;
+use atrn_tests::world::{DOMAIN, PullerSetup};
 
 use crate::{NOBODY, Stage, is_root, last_line, path_text};
 
@@ -42,6 +43,23 @@ fn root_becomes_the_user_of_the_settings_for_good() {
 
     let mut stage = stage.sandbox("user", "nobody");
     stage.relay.open_folders();
+    // Root made them, and would read them at the start; nobody could at a reload.
+    let files = ["relay.key", "relay.toml"].map(|name| stage.relay.folder().join(name));
+    let refused = files.each_ref().map(|file| {
+        let file = path_text(file);
+        format!("{file}: user nobody of [sandbox] cannot read it; run: chown nobody {file}")
+    });
+    for command in ["run", "check"] {
+        let said = Output::of(stage.relay.command().arg(command)).expect_code(78);
+        for line in &refused {
+            assert!(said.stderr.contains(line), "{command}: {}", said.stderr);
+        }
+    }
+    for file in &files {
+        chown(file, Some(NOBODY), None).expect("given away");
+    }
+    // What commands make from now on is nobody's from the beginning.
+    stage.relay.add_account("late", &[DOMAIN.to_owned()]);
     stage.relay.start();
     // Its answer tells that it is through with its start.
     let status = stage.status();
@@ -84,25 +102,34 @@ fn what_the_user_cannot_write_is_named() {
     let data = stage.relay.data_folder();
     fs::create_dir(&data).expect("the folder");
     chown(&data, Some(NOBODY), Some(NOBODY)).expect("given away");
-    // As somebody leaves it who looks into the queue as root.
+    for name in ["relay.key", "relay.toml"] {
+        chown(stage.relay.folder().join(name), Some(NOBODY), None).expect("given away");
+    }
+    // As somebody leaves them who looks into the queue as root. What has another name is perhaps somebody else's.
     let database = data.join("queue.db");
-    fs::write(&database, "").expect("a file of root");
-    fs::set_permissions(
-        &database,
-        std::os::unix::fs::PermissionsExt::from_mode(0o600),
-    )
-    .expect("a mode");
+    let greylist = data.join("greylist");
+    for file in [&database, &greylist] {
+        fs::write(file, "").expect("a file of root");
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("a mode");
+    }
+    fs::hard_link(&database, stage.relay.folder().join("other")).expect("another name");
     let path = path_text(&database);
     assert_eq!(
         last_line(&run()),
         format!("error: {path} cannot be written by user {NOBODY}; run: chown -R {NOBODY} {path}")
     );
+    assert_eq!(fs::metadata(&greylist).expect("an owner").uid(), NOBODY);
+    assert_eq!(fs::metadata(&database).expect("an owner").uid(), 0);
     let stage = stage.sandbox("user", "nobody-of-this-name");
-    let said = Output::of(stage.relay.command().arg("run")).expect_code(1);
-    assert_eq!(
-        last_line(&said),
-        "error: sandbox.user: there is no user nobody-of-this-name"
-    );
+    for command in ["run", "check"] {
+        let said = Output::of(stage.relay.command().arg(command)).expect_code(78);
+        // `check` may go on to other things.
+        let text = ": sandbox.user: there is no user nobody-of-this-name";
+        let line = said.stderr.lines().find(|line| line.ends_with(text));
+        let file = path_text(&stage.relay.folder().join("relay.toml"));
+        let has_place = line.is_some_and(|line| line.contains(&format!("{file}:")));
+        assert!(has_place, "{command}: {}", said.stderr);
+    }
 }
 
 #[test]
@@ -115,7 +142,47 @@ fn only_root_becomes_somebody_else() {
     let said = Output::of(stage.relay.command().arg("run")).expect_code(1);
     let last = last_line(&said);
     assert!(
-        last.starts_with("error: sandbox.user: only root can become 1; "),
+        last.starts_with("error: sandbox.user: only root can become daemon; "),
         "{last}"
     );
+    let checked = Output::of(stage.relay.command().arg("check")).expect_code(1);
+    assert!(checked.stderr.contains("only root can become daemon; "));
+}
+
+/// It says what the daemon will say, and leaves the folder to be made by whose it is to be.
+#[test]
+fn the_check_of_a_maildir_is_its_users_and_makes_nothing() {
+    if !is_root() {
+        return;
+    }
+    let mut stage = Stage::new();
+    stage.relay.add_account("corp", &[DOMAIN.to_owned()]);
+    let folder = stage.relay.folder().to_owned();
+    let maildir = folder.join("mail/M");
+    let target = format!("maildir:{}", maildir.display());
+    let puller = PullerSetup::new("corp", &[DOMAIN], &target).install(&folder, &stage.relay);
+    stage.relay.open_folders();
+    puller.configure(|settings| {
+        settings.set("sandbox.user", "nobody");
+    });
+    let check = || puller.cli(&["check"]);
+    let run = || Output::of(puller.command().arg("run"));
+    // The secret, and perhaps more.
+    for said in [check().expect_code(78), run().expect_code(78)] {
+        let wrong = "user nobody of [sandbox] cannot read it; run: chown nobody ";
+        assert!(said.stderr.contains(wrong), "{}", said.stderr);
+    }
+    for entry in fs::read_dir(puller.folder()).expect("its files").flatten() {
+        chown(entry.path(), Some(NOBODY), None).expect("given away");
+    }
+    fs::set_permissions(puller.folder(), fs::Permissions::from_mode(0o755)).expect("a mode");
+    let text = || check().stdout;
+    let wrong = format!("user nobody cannot write to {}: ", folder.display());
+    assert!(text().contains(&wrong), "{}", text());
+    let above = folder.join("mail");
+    fs::create_dir(&above).expect("a folder");
+    chown(&above, Some(NOBODY), None).expect("given away");
+    assert!(text().contains(&target), "{}", text());
+    assert!(!text().contains("cannot write"), "{}", text());
+    assert!(!maildir.exists());
 }

@@ -102,8 +102,10 @@ fn nor_can_one_of_a_relay_that_root_started_for_another_user() {
     let mut stage = Stage::new().sandbox("user", "nobody");
     stage.relay.open_folders();
     // Else it could not be read again: who changes the user changes whose these are.
-    let config = stage.relay.config();
-    std::os::unix::fs::chown(config, Some(NOBODY), None).expect("the file can be given away");
+    let key = stage.relay.folder().join("relay.key");
+    for file in [stage.relay.config(), &key] {
+        std::os::unix::fs::chown(file, Some(NOBODY), None).expect("the file can be given away");
+    }
     stage.relay.start();
     assert_threads_confined(&stage);
     assert_eq!(stage.relay.stop(), 0);

@@ -1,6 +1,7 @@
 //! The sandbox: whether it can be put up here, and, for `check --sandbox`, the same walls as around the relay, tried from inside.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::{env, fs};
 
 use atrn_relay::config::RelayConfig;
@@ -15,14 +16,27 @@ use crate::cli::Call;
 
 impl Findings {
     /// What the start would say of it. `check --sandbox` tries it.
-    pub(super) fn sandbox(&mut self, config: &RelayConfig) {
+    pub(super) fn sandbox(&mut self, config: &RelayConfig, main: &Path) {
         let settings = &config.sandbox;
-        if let Err(error) = Account::of(settings) {
-            self.problem("sandbox", error.to_string());
+        let account = Account::of(settings).unwrap_or_else(|errors| {
+            self.config_problems("sandbox", &errors);
+            None
+        });
+        match account.map_or(Ok(()), Account::may_be_taken) {
+            Err(error) => self.problem("sandbox", error.to_string()),
+            Ok(()) => {
+                if let Err(errors) = sandbox::check_reach(config, main, account) {
+                    self.config_problems("permissions", &errors);
+                }
+            }
         }
         // The service may have a user of its own, to whom its data belongs, and only we be root.
         let is_roots = fs::metadata(&config.data_dir).is_ok_and(|data_dir| data_dir.uid() == 0);
-        if geteuid().is_root() && is_roots && settings.user.is_none() {
+        let stays_root = account.map_or_else(
+            || is_roots && geteuid().is_root(),
+            |user| user.uid.is_root(),
+        );
+        if stays_root {
             self.warning(
                 "sandbox",
                 "a relay that root starts stays root; name a user of its own: [sandbox] user = \"atrn-relay\"".to_owned(),
@@ -57,7 +71,7 @@ struct Tried {
 pub(super) fn run(call: &Call) -> Result<(), Failure> {
     let config = RelayConfig::load(&call.config_path)?.config;
     let failed = |error: &dyn std::error::Error| Failure::failed(error.to_string());
-    let account = Account::of(&config.sandbox).map_err(|error| failed(&error))?;
+    let account = Account::of(&config.sandbox)?;
     // A place where anybody may write, so that only the sandbox can refuse it.
     let probe = Probe::prepare(&env::temp_dir());
     let confined = sandbox::enter(&config, &call.config_path, account);
