@@ -25,7 +25,7 @@ impl fmt::Display for NoLandlock {
 /// The version of Landlock's interface.
 pub(super) fn landlock_abi() -> Result<u32, NoLandlock> {
     const VERSION: libc::c_uint = 1;
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code, reason = "no safe wrapper has this call")]
     // SAFETY: with a null pointer, no size and this flag the call reads nothing, and gives a number.
     let answer = unsafe {
         libc::syscall(
@@ -43,7 +43,7 @@ pub(super) fn landlock_abi() -> Result<u32, NoLandlock> {
 
 /// Whether system calls can be filtered.
 pub(super) fn has_seccomp() -> bool {
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code, reason = "no safe wrapper has this call")]
     // SAFETY: the program is a null pointer, which the kernel answers with EFAULT where it knows filters.
     let answer = unsafe {
         libc::syscall(
@@ -77,7 +77,7 @@ pub(super) fn keep_capabilities(kept: &[Capability]) -> io::Result<()> {
 pub(super) fn capabilities() -> io::Result<(u64, u64)> {
     let mut header = CapabilityHeader::own();
     let mut sets = [CapabilitySets::default(); 2];
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code, reason = "no safe wrapper has this call")]
     // SAFETY: version 3 of the header makes the kernel write two of these sets, which is what there is room for.
     let answer = unsafe { libc::syscall(libc::SYS_capget, &mut header, sets.as_mut_ptr()) };
     checked(answer)?;
@@ -96,7 +96,7 @@ fn set_capabilities(wanted: u64) -> io::Result<()> {
         inheritable: 0,
     };
     let sets = [half(wanted & u64::from(u32::MAX)), half(wanted >> 32)];
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code, reason = "no safe wrapper has this call")]
     // SAFETY: version 3 of the header makes the kernel read two of these sets, which is what there is.
     let answer = unsafe { libc::syscall(libc::SYS_capset, &mut header, sets.as_ptr()) };
     checked(answer)
@@ -107,7 +107,7 @@ fn set_capabilities(wanted: u64) -> io::Result<()> {
 pub(super) fn bound_capabilities(kept: &[Capability]) {
     let wanted = set_of(kept);
     for number in (0..64_u32).filter(|number| wanted & 1 << number == 0) {
-        #[allow(unsafe_code)]
+        #[allow(unsafe_code, reason = "no safe wrapper has this call")]
         // SAFETY: this takes numbers only, and numbers that the kernel does not know are refused.
         let answer =
             unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) };

@@ -189,13 +189,13 @@ fn exec() -> io::Result<libc::c_long> {
 }
 
 fn fork() -> io::Result<libc::c_long> {
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code, reason = "no safe wrapper has this call")]
     // SAFETY: the child ends at once, by a call that runs nothing of this process.
     let child = unsafe { libc::fork() };
     match child {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            #[allow(unsafe_code)]
+            #[allow(unsafe_code, reason = "no safe wrapper has this call")]
             // SAFETY: it takes a number and does not come back.
             unsafe {
                 libc::_exit(0)
@@ -292,7 +292,7 @@ fn tried<T>(attempt: &str, answer: io::Result<T>) -> Attempt {
 /// A system call by its number: what a captured process would do, whatever its libraries have.
 fn call(number: libc::c_long, arguments: [libc::c_long; 6]) -> io::Result<libc::c_long> {
     let [a, b, c, d, e, f] = arguments;
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code, reason = "no safe wrapper has this call")]
     // SAFETY: every caller in this file passes numbers, null, or pointers to values of its own that live until the call is back, of the size that
     // the call reads or writes; none of the calls that are made keeps a pointer, or changes memory that it was not given.
     let answer = unsafe { libc::syscall(number, a, b, c, d, e, f) };
